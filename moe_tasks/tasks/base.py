@@ -130,9 +130,7 @@ def _slices(rows: datasets.Dataset) -> dict[tuple[str, str, str], range]:
 
 
 def _runs(rows: datasets.Dataset) -> Iterator[tuple[tuple[str, str, str], int, int]]:
-    keys = list(
-        zip(*(rows.with_format(None)[c] for c in ("task", "split", "sample")), strict=True)
-    )
+    keys = list(zip(*(rows.with_format(None)[c] for c in ("task", "split", "sample")), strict=True))
     start = 0
     for end in range(1, len(keys) + 1):
         if end == len(keys) or keys[end] != keys[start]:

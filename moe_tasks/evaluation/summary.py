@@ -1,0 +1,293 @@
+"""The closing table of a run: scores per category and the gains, on the screen or as Markdown."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from moe_tasks.evaluation.gain import Gain
+from moe_tasks.evaluation.scores import (
+    Score,
+    as_scores,
+    categories_of,
+    ordered_systems,
+    task_means,
+)
+
+MAJORITY = "majority"
+_NARROWEST_LABEL = 20
+_NAMED_TASKS = 6
+_GAINS_TITLE = "average relative gain, with bootstrap 95% intervals"
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """A table before it is drawn: texts that lead each row, then one cell per system."""
+
+    title: str
+    heads: tuple[str, ...]
+    systems: tuple[str, ...]
+    rows: list[tuple[tuple[str, ...], tuple[str, ...]]]
+    last_is_total: bool
+    notes: tuple[str, ...] = ()
+
+
+def print_summary(
+    rows: Iterable[Any],
+    gains: Iterable[Gain],
+    *,
+    majority: Mapping[str, float | None] | None = None,
+    per_task: bool = False,
+    split: str = "test",
+    console: Console | None = None,
+) -> None:
+    """Print scores per category, the overall mean, and one line per gain.
+
+    Tables wider than the console are broken into several with fewer systems each.
+
+    Args:
+        rows: score rows (see ``scores.as_scores``).
+        majority: task -> score of the best constant answer; a column of the table per task.
+        per_task: also print one row per task.
+        console: where to print; standard output by default.
+    """
+    console = console or Console(highlight=False)
+    for grid in _grids(as_scores(rows), majority, per_task, split):
+        for part in _broken(grid, console.width):
+            console.print(_rich(part, console.width))
+            console.print()
+        for note in grid.notes:
+            console.print(_wrapped(note, console.width, "dim"))
+    gains = list(gains)
+    if gains:
+        console.print(Text(_GAINS_TITLE, style="bold"))
+    for gain in gains:
+        for line in gain_lines(gain):
+            console.print(_wrapped(line, console.width))
+
+
+def summary_markdown(
+    rows: Iterable[Any],
+    gains: Iterable[Gain],
+    *,
+    majority: Mapping[str, float | None] | None = None,
+    per_task: bool = False,
+    split: str = "test",
+) -> str:
+    """What ``print_summary`` prints, as Markdown."""
+    parts = [_markdown(grid) for grid in _grids(as_scores(rows), majority, per_task, split)]
+    lines = []
+    for gain in gains:
+        lines = lines or [f"**{_GAINS_TITLE}**", ""]
+        head, *rest = (_escaped(line.strip()) for line in gain_lines(gain))
+        lines += [f"- {head}", *(f"  - {line}" for line in rest)]
+    return "\n\n".join([*parts, "\n".join(lines)]).rstrip() + "\n"
+
+
+def gain_lines(gain: Gain) -> list[str]:
+    """A gain in plain words: the average relative gain, the gain of the mean, what is left out.
+
+    The first line reads ``moe over multitask: +7.5% [2.1, 13.0] over 19 tasks``.
+    """
+    head = f"{gain.system} over {gain.base}: "
+    if gain.average is None:
+        lines = [head + "no average relative gain: no task has a base to divide by"]
+    else:
+        lines = [head + _percent(gain.average, gain.interval) + f" over {_tasks(gain.num_tasks)}"]
+    num_common = gain.num_up + gain.num_down + gain.num_equal
+    if gain.gain_of_mean is not None:
+        lines.append(
+            f"  mean score: {_percent(gain.gain_of_mean, gain.gain_of_mean_interval)} over "
+            f"{_tasks(num_common)} ({gain.num_up} up, {gain.num_down} down, "
+            f"{gain.num_equal} equal)"
+        )
+    if gain.left_out:
+        lines.append(f"  {_tasks(gain.num_left_out)} left out: {_reasons(gain)}")
+    unpaired = sum(task.num_unpaired for task in gain.per_task.values())
+    if unpaired:
+        lines.append(f"  {unpaired} scores not used: only one of the two scored that sample")
+    return lines
+
+
+def _percent(value: float, interval: tuple[float, float] | None) -> str:
+    shown = f"{_zero(100 * value):+.1f}%"
+    if interval is None:
+        return shown + " (no interval)"
+    low, high = (_zero(100 * bound) for bound in interval)
+    return f"{shown} [{low:.1f}, {high:.1f}]"
+
+
+def _zero(percent: float) -> float:
+    """No ``-0.0`` in print."""
+    return 0.0 if abs(percent) < 0.05 else percent
+
+
+def _tasks(number: int) -> str:
+    return f"{number} task" if number == 1 else f"{number} tasks"
+
+
+def _reasons(gain: Gain) -> str:
+    groups: dict[str, list[str]] = {}
+    for task, out in gain.left_out.items():
+        groups.setdefault(out.reason, []).append(task)
+    return "; ".join(f"{reason}: {_some(tasks)}" for reason, tasks in groups.items())
+
+
+def _some(names: Sequence[str]) -> str:
+    if len(names) <= _NAMED_TASKS:
+        return ", ".join(names)
+    return f"{', '.join(names[:_NAMED_TASKS])} and {len(names) - _NAMED_TASKS} more"
+
+
+def _grids(
+    scores: list[Score],
+    majority: Mapping[str, float | None] | None,
+    per_task: bool,
+    split: str,
+) -> list[_Grid]:
+    scores = [s for s in scores if s.split == split]
+    grids = [_task_grid(scores, majority or {}, split)] if per_task else []
+    return [*grids, _category_grid(scores, split)]
+
+
+def _task_grid(scores: list[Score], majority: Mapping[str, float | None], split: str) -> _Grid:
+    means = task_means(scores, split)
+    if majority:
+        means[MAJORITY] = {t: v for t, v in majority.items() if v is not None}
+    systems = ((MAJORITY,) if majority else ()) + tuple(ordered_systems(scores))
+    metrics = {s.task: s.metric for s in scores}
+    order = sorted(categories_of(scores).items(), key=lambda item: (item[1], item[0]))
+    rows = [
+        ((task, _short(metrics[task])), tuple(_cell(means[s].get(task)) for s in systems))
+        for task, _ in order
+    ]
+    return _Grid(f"unseen tasks, {split} scores", ("task", "metric"), systems, rows, False)
+
+
+def _category_grid(scores: list[Score], split: str) -> _Grid:
+    means = task_means(scores, split)
+    systems = tuple(ordered_systems(scores))
+    groups: dict[str, list[str]] = {}
+    for task, category in categories_of(scores).items():
+        groups.setdefault(category, []).append(task)
+    everything = [task for tasks in groups.values() for task in tasks]
+    labelled = [*sorted(groups.items()), ("all", everything)]
+    rows = [
+        ((label, str(len(tasks))), tuple(_mean_cell(means[s], tasks) for s in systems))
+        for label, tasks in labelled
+    ]
+    notes = tuple(
+        f"* {system}: {_tasks(len(missing))} without a score, not in the mean: {_some(missing)}"
+        for system in systems
+        if (missing := [task for task in everything if task not in means[system]])
+    )
+    title = f"unseen tasks, mean {split} score"
+    return _Grid(title, ("category", "tasks"), systems, rows, True, notes)
+
+
+def _wrapped(line: str, width: int, style: str = "") -> Text:
+    return Text(textwrap.fill(line, width, subsequent_indent=" " * 4), style=style)
+
+
+def _short(metric: str) -> str:
+    return metric.replace("Classification-", "Class-").replace("-Correlation", "")
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _mean_cell(means: Mapping[str, float], tasks: Sequence[str]) -> str:
+    found = [means[task] for task in tasks if task in means]
+    if not found:
+        return "-"
+    return f"{sum(found) / len(found):.3f}" + ("*" if len(found) < len(tasks) else "")
+
+
+def _label_width(grid: _Grid, width: int) -> int:
+    """Columns for the first text: what is left of ``width``, within what is legible."""
+    second = max([len(grid.heads[1]), *(len(texts[1]) for texts, _ in grid.rows)])
+    cells = sum(_cell_width(system) for system in grid.systems)
+    longest = max([len(grid.heads[0]), *(len(texts[0]) for texts, _ in grid.rows)])
+    return min(longest, max(_NARROWEST_LABEL, width - second - cells - 4))
+
+
+def _cell_width(system: str) -> int:
+    return max(len(system), len("0.000*")) + 2
+
+
+def _broken(grid: _Grid, width: int) -> list[_Grid]:
+    """The grid in parts that fit ``width`` columns, at least one system each."""
+    second = max([len(grid.heads[1]), *(len(texts[1]) for texts, _ in grid.rows)])
+    lead = _label_width(grid, width) + second + 4
+    parts: list[list[int]] = [[]]
+    used = lead
+    for number, system in enumerate(grid.systems):
+        if parts[-1] and used + _cell_width(system) > width:
+            parts.append([])
+            used = lead
+        parts[-1].append(number)
+        used += _cell_width(system)
+    return [
+        _Grid(
+            grid.title if part is parts[0] else "",
+            grid.heads,
+            tuple(grid.systems[i] for i in part),
+            [(texts, tuple(cells[i] for i in part)) for texts, cells in grid.rows],
+            grid.last_is_total,
+        )
+        for part in parts
+    ]
+
+
+def _rich(grid: _Grid, width: int) -> Table:
+    table = Table(
+        title=Text(grid.title) if grid.title else None,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        collapse_padding=True,
+    )
+    table.add_column(Text(grid.heads[0]), overflow="fold", max_width=_label_width(grid, width))
+    table.add_column(
+        Text(grid.heads[1]), justify="right" if grid.last_is_total else "left", no_wrap=True
+    )
+    for system in grid.systems:
+        table.add_column(Text(system), justify="right", no_wrap=True)
+    for number, (texts, cells) in enumerate(grid.rows):
+        total = grid.last_is_total and number == len(grid.rows) - 1
+        if total:
+            table.add_section()
+        table.add_row(*(Text(c) for c in (*texts, *cells)), style="bold" if total else None)
+    return table
+
+
+def _markdown(grid: _Grid) -> str:
+    aligns = ["---", "---:" if grid.last_is_total else "---", *["---:"] * len(grid.systems)]
+    lines = [
+        _markdown_row([*grid.heads, *grid.systems]),
+        _markdown_row(aligns),
+        *(_markdown_row([_escaped(c) for c in (*texts, *cells)]) for texts, cells in grid.rows),
+    ]
+    notes = "".join(f"\n\n{_escaped(note)}" for note in grid.notes)
+    return f"**{grid.title}**\n\n" + "\n".join(lines) + notes
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escaped(text: str) -> str:
+    """Names are shown as they are, whatever signs they have."""
+    for sign in "\\`*_|[]":
+        text = text.replace(sign, "\\" + sign)
+    return text.replace("<", "&lt;").replace("\n", " ")

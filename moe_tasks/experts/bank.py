@@ -1,0 +1,237 @@
+"""Banks: one leaf of a Transformer layer, m times.
+
+A bank holds m copies of a leaf module (``nn.Linear``, a norm, ...) and reads the slot of the
+layer it belongs to, in which that layer puts its :class:`~moe_tasks.routing.plan.LayerRoute`
+for the time of one call. Each expert keeps its own parameters, so that one without rows has no
+gradient, costs the optimizer nothing, and is one tensor in a checkpoint.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from moe_tasks.experts.grouped_linear import grouped_linear
+from moe_tasks.routing.plan import LayerRoute, Segment
+
+
+class RouteSlot:
+    """Where a routed layer puts its route for the banks inside it; empty between calls."""
+
+    def __init__(self) -> None:
+        self.route: LayerRoute | None = None
+
+    def read(self) -> LayerRoute:
+        if self.route is None:
+            raise RuntimeError("an expert bank was called outside its routed layer")
+        return self.route
+
+
+class ExpertBank(nn.Module):
+    """m versions of any leaf whose first input has the batch's rows in its first dimension.
+
+    Args:
+        leaf: the pretrained module; every expert starts as its copy.
+        num_experts: m.
+        slot: shared by all banks of one layer.
+    """
+
+    def __init__(self, leaf: nn.Module, num_experts: int, slot: RouteSlot) -> None:
+        super().__init__()
+        copies = [leaf, *(copy.deepcopy(leaf) for _ in range(num_experts - 1))]
+        self.experts = nn.ModuleList(copies)
+        self.slot = slot
+
+    def __getattr__(self, name: str) -> Any:
+        """What a leaf offers besides ``forward`` (``weight``, ``in_features``), of expert 0.
+
+        Modelling code looks at it, e.g. T5 at ``wo.weight.dtype``.
+        """
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "experts":
+                raise
+            return getattr(super().__getattr__("experts")[0], name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        route = self.slot.read()
+        if route.mode == "merge":
+            return self.merged(x, route)
+        return self.selected_learning(x, route) if route.learns else self.selected(x, route)
+
+    def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
+        """Each row through its expert; no gradient for the route."""
+        return _by_segment(x, route, route.segments, lambda s, rows: self.experts[s.key](rows))
+
+    def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
+        """Each row through its expert, with the ``merge_st`` gradient for the route."""
+        chosen = {
+            name: SelectParameters.apply(route.weights, *self.stack(name))
+            for name in self.parameter_names()
+        }
+        return self._per_task(x, route, chosen)
+
+    def merged(self, x: Tensor, route: LayerRoute) -> Tensor:
+        """Each row through the route-weighted sum of the experts' parameters."""
+        merged = {name: merge(route.weights, self.stack(name)) for name in self.parameter_names()}
+        return self._per_task(x, route, merged)
+
+    def _per_task(self, x: Tensor, route: LayerRoute, parameters: dict[str, Tensor]) -> Tensor:
+        def call(segment: Segment, rows: Tensor) -> Tensor:
+            own = {name: stacked[segment.key] for name, stacked in parameters.items()}
+            return functional_call(self.experts[0], own, (rows,))
+
+        return _by_segment(x, route, route.task_segments, call)
+
+    def parameter_names(self) -> list[str]:
+        return [name for name, _ in self.experts[0].named_parameters()]
+
+    def stack(self, name: str) -> list[Tensor]:
+        """The parameter of that name of every expert."""
+        return [expert.get_parameter(name) for expert in self.experts]
+
+    def squeezed(self, weights: Tensor, mode: str) -> nn.Module:
+        """A plain leaf holding what a task with route ``weights [m]`` uses."""
+        leaf = copy.deepcopy(self.experts[int(weights.argmax())])
+        if mode == "merge":
+            with torch.no_grad():
+                for name, parameter in leaf.named_parameters():
+                    parameter.copy_(merge(weights[None], self.stack(name))[0])
+        return leaf
+
+
+class LinearBank(ExpertBank):
+    """m versions of an ``nn.Linear``."""
+
+    def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
+        return grouped_linear(
+            x,
+            route,
+            [expert.weight for expert in self.experts],  # type: ignore[misc]
+            [expert.bias for expert in self.experts],  # type: ignore[misc]
+        )
+
+    def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
+        if torch.is_grad_enabled():
+            return self.selected_learning(x, route)
+        return super().selected(x, route)
+
+    def merged(self, x: Tensor, route: LayerRoute) -> Tensor:
+        weight = merge(route.weights, self.stack("weight"))  # [T, out, in]
+        has_bias = self.experts[0].bias is not None
+        bias = merge(route.weights, self.stack("bias")) if has_bias else None
+        return _by_segment(
+            x,
+            route,
+            route.task_segments,
+            lambda s, rows: F.linear(rows, weight[s.key], None if bias is None else bias[s.key]),
+        )
+
+
+class NormBank(ExpertBank):
+    """m versions of a norm whose output is ``normalised(x) * weight (+ bias)``."""
+
+    def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
+        return self._affine(x, route, lambda ps: SelectParameters.apply(route.weights, *ps))  # type: ignore[return-value]
+
+    def _affine(
+        self, x: Tensor, route: LayerRoute, pick: Callable[[Sequence[Tensor]], Tensor]
+    ) -> Tensor:
+        names = self.parameter_names()
+        neutral = {name: _neutral(name, self.experts[0].get_parameter(name)) for name in names}
+        y = functional_call(self.experts[0], neutral, (x,))
+        shape = (-1, *(1,) * (y.dim() - 2), y.shape[-1])
+        for name in names:
+            rows = pick(self.stack(name)).index_select(0, route.row_task).view(shape)
+            y = y * rows if name == "weight" else y + rows
+        return y
+
+
+def make_bank(leaf: nn.Module, num_experts: int, slot: RouteSlot) -> ExpertBank:
+    """The fastest bank that fits ``leaf``."""
+    if isinstance(leaf, nn.Linear):
+        return LinearBank(leaf, num_experts, slot)
+    if is_affine_norm(leaf):
+        return NormBank(leaf, num_experts, slot)
+    return ExpertBank(leaf, num_experts, slot)
+
+
+@torch.no_grad()
+def is_affine_norm(leaf: nn.Module) -> bool:
+    """Whether ``leaf(x) == leaf(x; weight=1, bias=0) * weight + bias``, tried out.
+
+    Families differ in secret: Gemma's norm multiplies by ``1 + weight``.
+    """
+    parameters = dict(leaf.named_parameters())
+    if "weight" not in parameters or not set(parameters) <= {"weight", "bias"}:
+        return False
+    if any(p.dim() != 1 for p in parameters.values()):
+        return False
+    generator = torch.Generator().manual_seed(0)
+    some = {k: torch.rand(p.shape, generator=generator).to(p) + 0.5 for k, p in parameters.items()}
+    x = torch.randn(3, parameters["weight"].shape[0], generator=generator).to(parameters["weight"])
+    plain = functional_call(leaf, {k: _neutral(k, p) for k, p in parameters.items()}, (x,))
+    expected = plain * some["weight"] + some.get("bias", 0.0)
+    return torch.allclose(functional_call(leaf, some, (x,)), expected, rtol=1e-4, atol=1e-5)
+
+
+def _neutral(name: str, parameter: Tensor) -> Tensor:
+    return torch.ones_like(parameter) if name == "weight" else torch.zeros_like(parameter)
+
+
+def _by_segment(
+    x: Tensor,
+    route: LayerRoute,
+    segments: Sequence[Segment],
+    call: Callable[[Segment, Tensor], Tensor],
+) -> Tensor:
+    if len(segments) == 1:
+        return call(segments[0], x)
+    x = route.gather(x)
+    return route.scatter(torch.cat([call(s, x[s.start : s.stop]) for s in segments]))
+
+
+def merge(weights: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """``sum_e weights[t, e] * parameters[e]``: ``[T, m]`` and m of ``[...]`` to ``[T, ...]``.
+
+    Added up expert by expert, so that a task's result does not depend on the other tasks of the
+    batch in the last bit, as it would in a matrix product.
+    """
+    shape = (-1, *(1,) * parameters[0].dim())
+    total = weights[:, 0].view(shape) * parameters[0]
+    for expert, parameter in enumerate(parameters[1:], start=1):
+        total = total + weights[:, expert].view(shape) * parameter
+    return total
+
+
+class SelectParameters(torch.autograd.Function):
+    """Per task, the parameter of the expert it selected: one-hot ``[T, m]`` to ``[T, ...]``.
+
+    Backward is that of merging, except that experts nobody selected get no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, *parameters: Tensor) -> Tensor:  # type: ignore[override]
+        experts = weights.argmax(-1)
+        ctx.save_for_backward(experts, *parameters)
+        return torch.stack([p.detach() for p in parameters]).index_select(0, experts)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        experts, *parameters = ctx.saved_tensors
+        grad_weights = None
+        if ctx.needs_input_grad[0]:
+            stack = torch.stack([p.detach() for p in parameters])
+            grad_weights = grad.flatten(1) @ stack.flatten(1).mT.to(grad.dtype)
+        used = set(experts.tolist())
+        return grad_weights, *(
+            grad[experts == e].sum(0) if e in used and wanted else None
+            for e, wanted in enumerate(ctx.needs_input_grad[1:])
+        )

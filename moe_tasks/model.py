@@ -1,0 +1,382 @@
+"""The models that are trained: task-level mixture-of-experts, and the dense model beside it.
+
+Both answer to the same calls, so that training, adaptation and evaluation know no difference.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel
+
+from moe_tasks import config as configuration
+from moe_tasks import registry
+from moe_tasks.errors import UserError, nearest
+from moe_tasks.experts.convert import convert, squeeze
+from moe_tasks.routing.plan import RoutePlan
+from moe_tasks.routing.selection import Selection
+
+_MODEL_FILE, _META_FILE = "model.safetensors", "task_moe.json"
+
+
+class MultiTaskModel(nn.Module):
+    """Base: a Hugging Face model that serves named tasks; a task's id is its place in the list."""
+
+    def __init__(self, backbone: PreTrainedModel, tasks: Sequence[str]) -> None:
+        super().__init__()
+        if len(set(tasks)) != len(tasks):
+            raise UserError("task names must be unique")
+        self.backbone = backbone
+        self.task_names = tuple(tasks)
+
+    def task_id(self, task: str) -> int:
+        """Id of a task; ``UserError`` with the nearest names if there is no such task."""
+        if task not in self.task_names:
+            raise UserError(f"unknown task {task!r}; {nearest(task, self.task_names)}")
+        return self.task_names.index(task)
+
+    def squeeze(self, task: str) -> PreTrainedModel:
+        """The plain Hugging Face model of one task."""
+        raise NotImplementedError
+
+    def set_step(self, step: int) -> None:
+        """Tell the model the optimizer step, on which temperatures depend."""
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by learning-rate group: ``model``, ``router``, ``task_vectors``."""
+        return {"model": list(self.backbone.parameters()), "router": [], "task_vectors": []}
+
+    def monitor(self) -> dict[str, float]:
+        """Numbers worth a look during training."""
+        return {}
+
+    def _meta(self) -> dict[str, Any]:
+        return {"kind": "dense", "tasks": list(self.task_names)}
+
+    def save(self, path: str | Path) -> None:
+        """Write config, meta data and weights (safetensors) into folder ``path``."""
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        self.backbone.config.save_pretrained(path)
+        if isinstance(self.backbone.generation_config, GenerationConfig):
+            self.backbone.generation_config.save_pretrained(path)
+        meta = {"backbone": type(self.backbone).__name__, **self._meta()}
+        (path / _META_FILE).write_text(json.dumps(meta, indent=1) + "\n")
+        save_model(self, str(path / _MODEL_FILE))
+
+    def load_weights(self, path: str | Path) -> None:
+        """Fill this model from a folder that :meth:`save` wrote.
+
+        Raises:
+            UserError: the folder's weights have unknown or missing names, or other shapes.
+        """
+        file = Path(path) / _MODEL_FILE
+        try:
+            load_model(self, str(file), strict=True)
+        except (RuntimeError, FileNotFoundError, OSError) as error:
+            raise UserError(f"{file}: weights do not fit this model: {error}") from error
+
+    @staticmethod
+    def load(path: str | Path) -> MultiTaskModel:
+        """The model that :meth:`save` wrote into ``path``, in evaluation mode.
+
+        Raises:
+            UserError: no such folder, or its files do not belong together.
+        """
+        path = Path(path)
+        try:
+            meta = json.loads((path / _META_FILE).read_text())
+        except FileNotFoundError:
+            raise UserError(f"{path} holds no saved model ({_META_FILE} is missing)") from None
+        except ValueError as error:
+            raise UserError(f"{path / _META_FILE}: not readable: {error}") from error
+        backbone = _empty_backbone(path, meta.get("backbone", ""))
+        model: MultiTaskModel
+        if meta.get("kind") == "task_moe":
+            spec = configuration.from_mapping(TaskMoEConfig, meta["config"])
+            model = TaskMoE(backbone, meta["tasks"], spec)
+        else:
+            model = DenseModel(backbone, meta["tasks"])
+        model.load_weights(path)
+        return model.eval()
+
+
+def _empty_backbone(path: Path, class_name: str) -> PreTrainedModel:
+    cls = getattr(transformers, class_name, None)
+    if not (isinstance(cls, type) and issubclass(cls, PreTrainedModel)):
+        raise UserError(f"{path / _META_FILE}: {class_name!r} is no model class of transformers")
+    config = AutoConfig.from_pretrained(path)
+    model = cls(config)
+    if (path / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(path)
+    return model
+
+
+class DenseModel(MultiTaskModel):
+    """The multi-task baseline: one set of weights for every task."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        task_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Rows ``[B, S]`` (and ``labels [B, T]``) to a model output; ``task_ids`` is ignored."""
+        return self.backbone(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            labels=labels,
+            use_cache=False,
+            **kwargs,
+        )
+
+    def generate(self, input_ids: Tensor, *, task_ids: Tensor | None = None, **kwargs: Any) -> Any:
+        """``generate`` of the backbone; ``task_ids`` is ignored."""
+        return self.backbone.generate(input_ids, **kwargs)
+
+    def squeeze(self, task: str) -> PreTrainedModel:
+        return copy.deepcopy(self.backbone)
+
+
+@dataclass
+class TaskMoEConfig:
+    """What rebuilds a :class:`TaskMoE` around a backbone.
+
+    Attributes:
+        num_experts: m, versions of every routed layer.
+        experts: granularity, a name registered under ``experts``.
+        router, hidden_dim: router name and inner width.
+        selection: ``name`` of the selection and its own keys.
+        task_dim: width of a task vector.
+        learn_task_vectors: whether they are parameters.
+        layers_without_experts: names such as ``encoder.0``.
+    """
+
+    num_experts: int = 3
+    experts: str = "layer"
+    router: str = "linear_layer_specific"
+    hidden_dim: int = 64
+    selection: dict[str, Any] = field(default_factory=lambda: {"name": "gumbel_st"})
+    task_dim: int = 128
+    learn_task_vectors: bool = True
+    layers_without_experts: tuple[str, ...] = ()
+
+
+class TaskMoE(MultiTaskModel):
+    """A Hugging Face model whose layers exist m times, routed by task (arXiv 2205.12701).
+
+    Args:
+        backbone: converted in place.
+        tasks: names, in the order of their ids.
+        spec: see :class:`TaskMoEConfig`.
+        noise: standard deviation of the noise on every expert's copy of the pretrained layer.
+        task_vectors: ``[tasks, task_dim]``; drawn from a standard normal if ``None``.
+    """
+
+    step: Tensor
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        tasks: Sequence[str],
+        spec: TaskMoEConfig,
+        *,
+        noise: float = 0.0,
+        task_vectors: Tensor | None = None,
+    ) -> None:
+        super().__init__(backbone, tasks)
+        self.spec = spec
+        self.layer_names = convert(
+            backbone,
+            spec.num_experts,
+            experts=spec.experts,
+            layers_without_experts=spec.layers_without_experts,
+            noise=noise,
+        )
+        router = registry.lookup("router", spec.router)
+        try:
+            self.router: nn.Module = router(
+                spec.task_dim, len(self.layer_names), spec.num_experts, spec.hidden_dim
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        self.selection: Selection = configuration.part("selection", spec.selection)
+        self._set_vectors(tasks, task_vectors)
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def _set_vectors(self, tasks: Sequence[str], vectors: Tensor | None) -> None:
+        shape = (len(tasks), self.spec.task_dim)
+        vectors = torch.randn(shape) if vectors is None else vectors.detach().clone().float()
+        if tuple(vectors.shape) != shape:
+            raise UserError(f"task vectors have shape {tuple(vectors.shape)}; expected {shape}")
+        if not torch.isfinite(vectors).all():
+            bad = [t for t, v in zip(tasks, vectors, strict=True) if not torch.isfinite(v).all()]
+            raise UserError(f"task vectors of {', '.join(bad)} are not finite")
+        self.task_vectors = nn.Parameter(vectors, requires_grad=self.spec.learn_task_vectors)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        model_or_name: PreTrainedModel | str,
+        tasks: Sequence[str],
+        num_experts: int = 3,
+        experts: str = "layer",
+        router: str = "linear_layer_specific",
+        selection: str | Mapping[str, Any] = "gumbel_st",
+        task_vectors: Tensor | Mapping[str, Tensor] | None = None,
+        *,
+        learn_task_vectors: bool = True,
+        hidden_dim: int = 64,
+        task_dim: int = 128,
+        layers_without_experts: Collection[str] = (),
+        noise: float = 1e-8,
+    ) -> TaskMoE:
+        """A routed model around a dense one, every expert a copy of the dense layer plus noise.
+
+        Args:
+            model_or_name: a loaded Hugging Face model (converted in place), or a folder or hub
+                name for ``AutoModelForSeq2SeqLM``.
+            tasks: task names.
+            task_vectors: ``[tasks, dim]``, or one ``[dim]`` tensor per task name; random if
+                ``None``, then of width ``task_dim``.
+            noise: standard deviation (1e-8 in 2205.12701).
+
+        Raises:
+            UserError: unknown names, shapes that do not fit.
+        """
+        if isinstance(model_or_name, str):
+            model_or_name = AutoModelForSeq2SeqLM.from_pretrained(model_or_name)
+        if isinstance(task_vectors, Mapping):
+            task_vectors = _stack_vectors(task_vectors, tasks)
+        if isinstance(selection, str):
+            selection = {"name": selection}
+        spec = TaskMoEConfig(
+            num_experts=num_experts,
+            experts=experts,
+            router=router,
+            hidden_dim=hidden_dim,
+            selection=dict(selection),
+            task_dim=task_dim if task_vectors is None else task_vectors.shape[-1],
+            learn_task_vectors=learn_task_vectors,
+            layers_without_experts=tuple(layers_without_experts),
+        )
+        return cls(model_or_name, tasks, spec, noise=noise, task_vectors=task_vectors)
+
+    def set_step(self, step: int) -> None:
+        self.step.fill_(step)
+
+    def logits(self) -> Tensor:
+        """Router logits ``[layers, tasks, experts]``."""
+        return self.router(self.task_vectors)
+
+    def route_weights(self) -> Tensor:
+        """Route weights ``[layers, tasks, experts]``; random only in training mode."""
+        return self.selection(self.logits(), step=int(self.step), training=self.training)
+
+    @torch.no_grad()
+    def routes(self) -> Tensor:
+        """Deterministic routes ``[tasks, layers, experts]``, as evaluation uses them."""
+        weights = self.selection(self.logits(), step=int(self.step), training=False)
+        return weights.transpose(0, 1)
+
+    def plan(self, task_ids: Tensor) -> RoutePlan:
+        """The route plan of rows with these task ids ``[B]``.
+
+        Raises:
+            UserError: an id that belongs to no task.
+        """
+        rows = task_ids.tolist()
+        places = {task: place for place, task in enumerate(dict.fromkeys(sorted(rows)))}
+        if not all(0 <= task < len(self.task_names) for task in places):
+            raise UserError(
+                f"task ids must be in 0..{len(self.task_names) - 1}; "
+                f"got {min(places)}..{max(places)}"
+            )
+        # Always of all tasks: a route must not depend, in the last bit, on the batch's others.
+        weights = self.route_weights()[:, list(places)]
+        return RoutePlan.build(weights, [places[row] for row in rows], self.selection.mode)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        task_ids: Tensor,
+        **kwargs: Any,
+    ) -> Any:
+        """Rows ``[B, S]`` of tasks ``task_ids [B]`` (and ``labels [B, T]``) to ``loss, logits``."""
+        return self.backbone(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            labels=labels,
+            route_plan=self.plan(task_ids),
+            use_cache=False,
+            **kwargs,
+        )
+
+    def generate(self, input_ids: Tensor, *, task_ids: Tensor, **kwargs: Any) -> Any:
+        """``generate`` of the backbone for rows ``[B, S]`` whose tasks may differ."""
+        return self.backbone.generate(input_ids, route_plan=self.plan(task_ids), **kwargs)
+
+    def squeeze(self, task: str) -> PreTrainedModel:
+        return self.squeeze_route(self.routes()[self.task_id(task)])
+
+    def squeeze_route(self, weights: Tensor) -> PreTrainedModel:
+        """The plain Hugging Face model of a route ``[layers, experts]``."""
+        return squeeze(self.backbone, weights, self.selection.mode)
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        groups = super().parameter_groups()
+        groups["router"] = list(self.router.parameters())
+        groups["task_vectors"] = [self.task_vectors] if self.spec.learn_task_vectors else []
+        return groups
+
+    @torch.no_grad()
+    def monitor(self) -> dict[str, float]:
+        logits = self.logits()
+        log_p = logits.log_softmax(-1)
+        load = self.routes().mean(0)  # [L, m] share of tasks per expert
+        collapsed = (
+            (load.max(-1).values > 0.95).float().mean() if self.selection.mode == "select" else 0.0
+        )
+        return {
+            "temperature": self.selection.temperature(int(self.step)),
+            "route_entropy": float(-(log_p.exp() * log_p).sum(-1).mean()),
+            "route_collapse": float(collapsed),
+        }
+
+    def _meta(self) -> dict[str, Any]:
+        meta = super()._meta()
+        return {**meta, "kind": "task_moe", "config": dataclasses.asdict(self.spec)}
+
+    @staticmethod
+    def load(path: str | Path) -> TaskMoE:
+        """The model that :meth:`save` wrote; ``UserError`` if it is not a routed one."""
+        model = MultiTaskModel.load(path)
+        if not isinstance(model, TaskMoE):
+            raise UserError(f"{path} holds a dense model, not a TaskMoE")
+        return model
+
+
+def _stack_vectors(vectors: Mapping[str, Tensor], tasks: Sequence[str]) -> Tensor:
+    missing = [task for task in tasks if task not in vectors]
+    if missing:
+        raise UserError(f"no task vector for {', '.join(missing[:5])} ({len(missing)} missing)")
+    widths = {tuple(vectors[task].shape) for task in tasks}
+    if len(widths) > 1:
+        raise UserError(f"task vectors differ in shape: {sorted(widths)}")
+    return torch.stack([vectors[task] for task in tasks])

@@ -1,0 +1,105 @@
+"""``tasks=synthetic``: the embedded default tasks, readable English made by rule.
+
+70 tasks in five categories over one vocabulary of about 400 words. Many tasks have the same
+inputs and differ only in what is wanted; a task's skill is shared with others of its category,
+and an unseen task asks for a known skill on new content.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import datasets
+import pyarrow as pa
+
+from moe_tasks.registry import register
+from moe_tasks.tasks._synthetic import (
+    choice,
+    classification,
+    extraction,
+    knowledge,
+    roles,
+    sampling,
+    transform,
+)
+from moe_tasks.tasks._synthetic.facts import World
+from moe_tasks.tasks._synthetic.spec import Spec
+from moe_tasks.tasks.base import ROW_FEATURES, Example, Split, TaskCollection
+
+POOL = sampling.POOL
+
+
+@register("tasks", "synthetic")
+@dataclass(frozen=True)
+class SyntheticTasks:
+    """The embedded tasks.
+
+    Attributes:
+        seed: of the rows and of the invented facts.
+        split: which partition of the tasks into train, dev and test tasks; independent of ``seed``.
+        train_rows: with a number, every train task also has that many rows in split ``train`` of
+            the sample ``pool``, none of them a dev or test row of any sample; the rows of the
+            few-shot samples stay what they are. The facts of closed-book tasks are all in the
+            pool, but not all in a few-shot sample.
+        cache_dir: where the other collections keep their tables; this one is made in memory.
+    """
+
+    seed: int = 0
+    split: int = 0
+    train_rows: int | None = None
+    cache_dir: str = ".cache/moe_tasks"
+
+    def __post_init__(self) -> None:
+        for key in ("seed", "split"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"'{key}' is {getattr(self, key)}; expected 0 or more")
+        if self.train_rows is not None and self.train_rows < 1:
+            raise ValueError(f"'train_rows' is {self.train_rows}; expected 1 or more")
+
+    def build(self) -> TaskCollection:
+        """The collection.
+
+        Raises:
+            UserError: ``train_rows`` is more than a task has.
+        """
+        specs = sorted(all_specs(self.seed), key=lambda spec: spec.name)
+        assigned = roles.assign(specs, self.split)
+        unseen = {*assigned["dev"], *assigned["test"]}
+        table = _table(
+            (spec.name, *row)
+            for spec in specs
+            for row in sampling.rows(spec, self.seed, spec.name in unseen, self.train_rows)
+        )
+        tasks = {spec.name: spec.task for spec in specs}
+        return TaskCollection(tasks, assigned, sampling.SAMPLES, table)
+
+
+def all_specs(seed: int) -> list[Spec]:
+    """All tasks with their generating functions; ``seed`` decides the facts."""
+    world = World.invent(seed)
+    return [
+        *extraction.specs(),
+        *classification.specs(),
+        *knowledge.specs(world),
+        *choice.specs(),
+        *transform.specs(),
+    ]
+
+
+def _table(rows: Iterator[tuple[str, str, Split, Example]]) -> datasets.Dataset:
+    records = [
+        {
+            "task": task,
+            "split": split,
+            "sample": sample,
+            "input": example.input,
+            "outputs": list(example.outputs),
+            "options": list(example.options),
+        }
+        for task, sample, split, example in rows
+    ]
+    records.sort(key=lambda r: (r["task"], r["sample"], r["split"]))
+    return datasets.Dataset(
+        pa.Table.from_pylist(records, schema=ROW_FEATURES.arrow_schema)
+    )

@@ -1,0 +1,124 @@
+"""Batches of tensors: which rows, their tokens, and padding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy
+import torch
+
+from moe_tasks.tasks.sampling import BatchSampler
+from moe_tasks.tasks.tokens import collate
+from moe_tasks.training.loss import target_tokens
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of several tasks, sorted by task.
+
+    Attributes:
+        inputs: ``input_ids`` and ``attention_mask`` int64 [B, S], ``labels`` int64 [B, T] with
+            -100 for padding, ``task_ids`` int64 [B].
+        tasks: names of the tasks in the batch.
+        targets: tokens that have a label.
+        tokens: input and target tokens without padding.
+        cells: input and target tokens with padding.
+    """
+
+    inputs: dict[str, torch.Tensor]
+    tasks: tuple[str, ...]
+    targets: int
+    tokens: int
+    cells: int
+
+    @classmethod
+    def of(cls, inputs: dict[str, torch.Tensor], tasks: Sequence[str]) -> Batch:
+        """A batch with its counts taken from CPU tensors."""
+        targets = target_tokens(inputs["labels"])
+        tokens = int(inputs["attention_mask"].sum()) + targets
+        cells = inputs["input_ids"].numel() + inputs["labels"].numel()
+        return cls(inputs, tuple(tasks), targets, tokens, cells)
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return len(self.inputs["task_ids"])
+
+    def parts(self, count: int) -> list[dict[str, torch.Tensor]]:
+        """``inputs`` cut into at most ``count`` runs of rows of nearly equal size."""
+        count = min(count, self.rows)
+        cuts = {key: torch.tensor_split(value, count) for key, value in self.inputs.items()}
+        return [{key: cuts[key][i] for key in cuts} for i in range(count)]
+
+
+class Batches(Protocol):
+    """An endless, resumable supply of batches."""
+
+    def next(self) -> Batch: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+    def fingerprint(self) -> dict[str, Any]: ...
+
+
+class Tokens(Protocol):
+    """Token ids of a collection's rows (``moe_tasks.tasks.tokens.TokenTable``)."""
+
+    def sources(self, rows: Sequence[int]) -> list[numpy.ndarray]: ...
+
+    def targets(self, rows: Sequence[int]) -> list[numpy.ndarray]: ...
+
+
+class TrainBatches:
+    """Batches of a sampler's rows.
+
+    Args:
+        sampler: decides tasks and rows.
+        tokens: ids of every row.
+        task_names: in the order of the model's task ids.
+        pad_token_id: fills short inputs.
+
+    Raises:
+        ValueError: the sampler draws a task that the model does not know.
+    """
+
+    def __init__(
+        self,
+        sampler: BatchSampler,
+        tokens: Tokens,
+        task_names: Sequence[str],
+        pad_token_id: int,
+    ) -> None:
+        self.sampler = sampler
+        self._tokens = tokens
+        self._ids = {task: number for number, task in enumerate(task_names)}
+        self._pad_token_id = pad_token_id
+        unknown = [task for task in sampler.tasks if task not in self._ids]
+        if unknown:
+            raise ValueError(f"the model does not know the tasks {', '.join(unknown[:5])}")
+
+    def next(self) -> Batch:
+        """The next batch, rows sorted by task id."""
+        drawn = sorted(self.sampler.next(), key=lambda pair: self._ids[pair[0]])
+        rows = [row for _, chosen in drawn for row in chosen]
+        ids = [self._ids[task] for task, chosen in drawn for _ in chosen]
+        sources, targets = self._tokens.sources(rows), self._tokens.targets(rows)
+        inputs = dict(collate(sources, targets, self._pad_token_id))
+        inputs["task_ids"] = torch.tensor(ids, dtype=torch.int64)
+        return Batch.of(inputs, [task for task, _ in drawn])
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return self.sampler.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken; ``ValueError`` for another sampler's state."""
+        self.sampler.load_state_dict(state)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must be equal for a continued run to see the same batches."""
+        return {**self.sampler.fingerprint(), "tasks": list(self._ids)}

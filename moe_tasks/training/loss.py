@@ -1,0 +1,32 @@
+"""Token cross entropy as a sum and a count, so that any split of a batch adds up exactly."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+IGNORED = -100
+
+
+def token_loss(
+    logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """Summed cross entropy in nats, float32, scalar.
+
+    Args:
+        logits: [B, T, V], any floating type.
+        labels: int64 [B, T], -100 where there is no target.
+        label_smoothing: mass spread evenly over the vocabulary (Szegedy et al. 2016, sec. 7).
+    """
+    return functional.cross_entropy(
+        logits.float().flatten(0, 1),
+        labels.flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+
+
+def target_tokens(labels: torch.Tensor) -> int:
+    """How many targets ``labels`` has."""
+    return int((labels != IGNORED).sum())

@@ -1,0 +1,95 @@
+"""AdamW over named parameter groups, and the schedule of their rates."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+from moe_tasks.training.config import TrainingConfig
+from moe_tasks.training.model import Trainable
+
+
+def rate_factor(
+    step: int, steps: int, warmup: int, schedule: Literal["linear", "constant"]
+) -> float:
+    """Share of the peak rate that update ``step`` (counted from 0) uses.
+
+    Rises through 1/warmup, ..., 1; a linear schedule then falls so that update ``steps`` would
+    be the first with rate 0. No update is wasted on a rate of 0.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "constant":
+        return 1.0
+    return max(0.0, (steps - step) / max(1, steps - warmup))
+
+
+def rates(config: TrainingConfig, step: int) -> dict[str, float]:
+    """Learning rate of each parameter group at update ``step``, counted from 0."""
+    warmup = round(config.warmup * config.steps)
+    factor = rate_factor(step, config.steps, warmup, config.schedule)
+    return {name: peak * factor for name, peak in config.rates.items()}
+
+
+def build_optimizer(model: Trainable, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW with one rate per group; 1-D parameters (biases, norms) are not decayed.
+
+    A parameter without a gradient (an expert that no row used) is skipped by AdamW: no cost, no
+    update, no decay.
+
+    Raises:
+        ValueError: a trainable parameter is in no group, in two, or in a group without a rate.
+    """
+    groups = _trainable_groups(model)
+    param_groups = []
+    for name, parameters in groups.items():
+        if name not in config.rates:
+            raise ValueError(f"parameter group {name!r} has no learning rate")
+        for decayed in (True, False):
+            chosen = [p for p in parameters if (p.ndim > 1) == decayed]
+            decay = config.weight_decay if decayed else 0.0
+            if chosen:
+                param_groups.append({"params": chosen, "name": name, "weight_decay": decay})
+    return torch.optim.AdamW(
+        param_groups, lr=0.0, betas=_pair(config.betas), eps=config.eps, fused=_fusible(groups)
+    )
+
+
+def parameter_names(model: Trainable) -> dict[nn.Parameter, str]:
+    """The name of each trainable parameter, once per tensor even where weights are tied."""
+    names: dict[nn.Parameter, str] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            names.setdefault(parameter, name)
+    return names
+
+
+def _trainable_groups(model: Trainable) -> dict[str, list[nn.Parameter]]:
+    names = parameter_names(model)
+    groups: dict[str, list[nn.Parameter]] = {}
+    seen: dict[nn.Parameter, str] = {}
+    for group, parameters in model.parameter_groups().items():
+        groups[group] = [p for p in parameters if p.requires_grad]
+        for parameter in groups[group]:
+            if parameter not in names:
+                raise ValueError(f"group {group!r} holds a parameter that the model does not name")
+            if parameter in seen:
+                raise ValueError(
+                    f"parameter {names[parameter]!r} is in groups {seen[parameter]!r} and {group!r}"
+                )
+            seen[parameter] = group
+    missing = [name for parameter, name in names.items() if parameter not in seen]
+    if missing:
+        raise ValueError(f"trainable parameters in no group: {', '.join(missing[:5])}")
+    return groups
+
+
+def _fusible(groups: dict[str, list[nn.Parameter]]) -> bool:
+    parameters = [p for group in groups.values() for p in group]
+    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+
+
+def _pair(betas: tuple[float, ...]) -> tuple[float, float]:
+    return betas[0], betas[1]
