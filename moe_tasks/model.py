@@ -26,6 +26,7 @@ from moe_tasks.experts.convert import convert, squeeze
 from moe_tasks.routing.plan import RoutePlan
 from moe_tasks.routing.selection import Selection
 
+_FIXED = 1e4
 _MODEL_FILE, _META_FILE = "model.safetensors", "task_moe.json"
 
 
@@ -278,6 +279,22 @@ class TaskMoE(MultiTaskModel):
     def set_step(self, step: int) -> None:
         self.step.fill_(step)
 
+    def use_selection(self, selection: Mapping[str, Any]) -> None:
+        """Change how logits become routes (``name`` and the selection's own keys)."""
+        self.selection = configuration.part("selection", selection)
+        self.spec = dataclasses.replace(self.spec, selection=dict(selection))
+
+    def fix_routes(self, routes: Tensor) -> None:
+        """Give every task the fixed one-hot route ``[tasks, layers, experts]``."""
+        size = len(self.layer_names) * self.spec.num_experts
+        router = registry.lookup("router", "identity")
+        self.router = router(size, len(self.layer_names), self.spec.num_experts)
+        self.spec = dataclasses.replace(
+            self.spec, router="identity", task_dim=size, learn_task_vectors=False
+        )
+        # Logits so far apart that selection noise cannot change a route.
+        self._set_vectors(self.task_names, routes.flatten(1) * _FIXED)
+
     def logits(self) -> Tensor:
         """Router logits ``[layers, tasks, experts]``."""
         return self.router(self.task_vectors)
@@ -331,6 +348,20 @@ class TaskMoE(MultiTaskModel):
     def generate(self, input_ids: Tensor, *, task_ids: Tensor, **kwargs: Any) -> Any:
         """``generate`` of the backbone for rows ``[B, S]`` whose tasks may differ."""
         return self.backbone.generate(input_ids, route_plan=self.plan(task_ids), **kwargs)
+
+    @torch.no_grad()
+    def route_of(self, vector: Tensor) -> Tensor:
+        """Deterministic route ``[layers, experts]`` of any task vector ``[task_dim]``."""
+        logits = self.router(vector.to(self.task_vectors)[None])
+        return self.selection(logits, step=int(self.step), training=False)[:, 0]
+
+    def for_task(self, task: str, vector: Tensor) -> TaskMoE:
+        """A copy that serves one task, from ``vector`` on, whose route can go on learning."""
+        twin = copy.deepcopy(self)
+        twin.task_names = (task,)
+        twin.spec = dataclasses.replace(self.spec, learn_task_vectors=True)
+        twin._set_vectors(twin.task_names, vector[None])
+        return twin
 
     def squeeze(self, task: str) -> PreTrainedModel:
         return self.squeeze_route(self.routes()[self.task_id(task)])

@@ -24,7 +24,6 @@ PACKAGES: dict[str, str] = {
     "task_vectors": "moe_tasks.routing",
     "experts": "moe_tasks.experts",
     "backbone": "moe_tasks.backbones",
-    "system": "moe_tasks.systems",
     "metric": "moe_tasks.evaluation",
 }
 

@@ -86,7 +86,7 @@ def summary_markdown(
     lines = []
     for gain in gains:
         lines = lines or [f"**{_GAINS_TITLE}**", ""]
-        head, *rest = (_escaped(line.strip()) for line in gain_lines(gain))
+        head, *rest = (escaped(line.strip()) for line in gain_lines(gain))
         lines += [f"- {head}", *(f"  - {line}" for line in rest)]
     return "\n\n".join([*parts, "\n".join(lines)]).rstrip() + "\n"
 
@@ -193,7 +193,9 @@ def _category_grid(scores: list[Score], split: str) -> _Grid:
 
 
 def _wrapped(line: str, width: int, style: str = "") -> Text:
-    return Text(textwrap.fill(line, width, subsequent_indent=" " * 4), style=style)
+    return Text(
+        textwrap.fill(line, width, subsequent_indent="    ", break_on_hyphens=False), style=style
+    )
 
 
 def _short(metric: str) -> str:
@@ -274,20 +276,21 @@ def _rich(grid: _Grid, width: int) -> Table:
 def _markdown(grid: _Grid) -> str:
     aligns = ["---", "---:" if grid.last_is_total else "---", *["---:"] * len(grid.systems)]
     lines = [
-        _markdown_row([*grid.heads, *grid.systems]),
-        _markdown_row(aligns),
-        *(_markdown_row([_escaped(c) for c in (*texts, *cells)]) for texts, cells in grid.rows),
+        markdown_row([*grid.heads, *grid.systems]),
+        markdown_row(aligns),
+        *(markdown_row([escaped(c) for c in (*texts, *cells)]) for texts, cells in grid.rows),
     ]
-    notes = "".join(f"\n\n{_escaped(note)}" for note in grid.notes)
+    notes = "".join(f"\n\n{escaped(note)}" for note in grid.notes)
     return f"**{grid.title}**\n\n" + "\n".join(lines) + notes
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """One line of a table; the cells are ``escaped`` already."""
     return f"| {' | '.join(cells)} |"
 
 
-def _escaped(text: str) -> str:
-    """Names are shown as they are, whatever signs they have."""
+def escaped(text: str) -> str:
+    """Text for Markdown that is shown as it is, whatever signs it has."""
     for sign in "\\`*_|[]":
         text = text.replace(sign, "\\" + sign)
     return text.replace("<", "&lt;").replace("\n", " ")

@@ -111,12 +111,29 @@ class LinearBank(ExpertBank):
     """m versions of an ``nn.Linear``."""
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        return grouped_linear(
-            x,
-            route,
-            [expert.weight for expert in self.experts],  # type: ignore[misc]
-            [expert.bias for expert in self.experts],  # type: ignore[misc]
-        )
+        if self._batched_is_cheaper(x, route):
+            return self._batched(x, route)
+        weights = [expert.weight for expert in self.experts]
+        biases = [expert.bias for expert in self.experts]
+        return grouped_linear(x, route, weights, biases)  # type: ignore[arg-type]
+
+    def _batched_is_cheaper(self, x: Tensor, route: LayerRoute) -> bool:
+        """Copying a weight per task, or sorting the rows by expert: which moves less."""
+        out_features, in_features = self.weight.shape
+        rows = x.numel() // in_features
+        copied = len(route.weights) * out_features * in_features
+        return route.rows_per_task is not None and copied <= rows * (in_features + out_features)
+
+    def _batched(self, x: Tensor, route: LayerRoute) -> Tensor:
+        tasks = len(route.weights)
+        weight = SelectParameters.apply(route.weights, *self.stack("weight"))  # [T, out, in]
+        rows = x.reshape(tasks, -1, x.shape[-1])
+        if self.experts[0].bias is None:
+            y = rows @ weight.mT  # type: ignore[union-attr]
+        else:
+            bias = SelectParameters.apply(route.weights, *self.stack("bias"))  # [T, out]
+            y = torch.baddbmm(bias[:, None], rows, weight.mT)  # type: ignore[index, union-attr]
+        return y.view(*x.shape[:-1], y.shape[-1])
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
         if torch.is_grad_enabled():
@@ -220,18 +237,23 @@ class SelectParameters(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, *parameters: Tensor) -> Tensor:  # type: ignore[override]
         experts = weights.argmax(-1)
-        ctx.save_for_backward(experts, *parameters)
+        ctx.save_for_backward(weights, *parameters)
+        ctx.used = frozenset(experts.tolist())
         return torch.stack([p.detach() for p in parameters]).index_select(0, experts)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        experts, *parameters = ctx.saved_tensors
+        weights, *parameters = ctx.saved_tensors
+        rows = grad.flatten(1)
         grad_weights = None
         if ctx.needs_input_grad[0]:
-            stack = torch.stack([p.detach() for p in parameters])
-            grad_weights = grad.flatten(1) @ stack.flatten(1).mT.to(grad.dtype)
-        used = set(experts.tolist())
+            stack = torch.stack([p.detach().flatten() for p in parameters])
+            grad_weights = rows @ stack.mT.to(grad.dtype)
+        if not any(ctx.needs_input_grad[1:]):
+            return grad_weights, *(None for _ in parameters)
+        # weights is one-hot: its transpose adds up the tasks of each expert
+        by_expert = weights.detach().mT.to(grad.dtype) @ rows  # [m, ...]
         return grad_weights, *(
-            grad[experts == e].sum(0) if e in used and wanted else None
-            for e, wanted in enumerate(ctx.needs_input_grad[1:])
+            by_expert[e].view_as(p) if e in ctx.used and ctx.needs_input_grad[1 + e] else None
+            for e, p in enumerate(parameters)
         )

@@ -40,6 +40,7 @@ class LayerRoute:
             where the rows already lie so.
         segments: runs of equal key, in permuted order.
         task_segments: runs of one task each, in permuted order; they refine ``segments``.
+        rows_per_task: how many, where rows lie task by task, equally many each; else ``None``.
     """
 
     mode: Mode
@@ -49,6 +50,7 @@ class LayerRoute:
     inverse: Tensor | None
     segments: tuple[Segment, ...]
     task_segments: tuple[Segment, ...]
+    rows_per_task: int | None
 
     @property
     def learns(self) -> bool:
@@ -90,6 +92,7 @@ class RoutePlan:
         # One transfer for all layers' permutations and their inverses.
         order_tensor = torch.tensor(orders).reshape(num_layers, len(row_task))
         both = torch.stack([order_tensor, order_tensor.argsort(-1)]).to(weights.device)
+        rows_per_task = _rows_per_task(row_task)
         layers = []
         for index, (layer_keys, order) in enumerate(zip(keys, orders, strict=True)):
             in_place = order == list(range(len(row_task)))
@@ -103,6 +106,7 @@ class RoutePlan:
                     inverse=None if in_place else both[1, index],
                     segments=_segments([layer_keys[t] for t in tasks]),
                     task_segments=_segments(tasks),
+                    rows_per_task=rows_per_task,
                 )
             )
         return RoutePlan(tuple(layers), mode, weights, tuple(row_task))
@@ -115,6 +119,12 @@ class RoutePlan:
 
 def _grouped(row_task: list[int], keys: list[int]) -> list[int]:
     return sorted(range(len(row_task)), key=lambda row: (keys[row_task[row]], row_task[row], row))
+
+
+def _rows_per_task(row_task: list[int]) -> int | None:
+    count, rest = divmod(len(row_task), max(row_task) + 1)
+    even = rest == 0 and row_task == [i // count for i in range(len(row_task))]
+    return count if even else None
 
 
 def _segments(keys: list[int]) -> tuple[Segment, ...]:

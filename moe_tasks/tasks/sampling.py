@@ -64,7 +64,7 @@ class BatchSampler:
 
     def next(self) -> list[tuple[str, list[int]]]:
         """The next batch: tasks in the order of the pools, each with its rows."""
-        noise = -numpy.log(-numpy.log(_uniform(len(self.tasks), self.seed, "batch", self._batch)))
+        noise = -numpy.log(-numpy.log(uniform(len(self.tasks), self.seed, "batch", self._batch)))
         best = numpy.argsort(-(self._log_weights + noise), kind="stable")[: self.tasks_per_batch]
         self._batch += 1
         return [(self.tasks[i], self._take(self.tasks[i])) for i in sorted(best.tolist())]
@@ -110,7 +110,7 @@ class BatchSampler:
     def _order(self, task: str, epoch: int) -> numpy.ndarray:
         known = self._orders.get(task)
         if known is None or known[0] != epoch:
-            draws = _uniform(len(self._pools[task]), self.seed, "rows", task, epoch)
+            draws = uniform(len(self._pools[task]), self.seed, "rows", task, epoch)
             known = self._orders[task] = (epoch, numpy.argsort(draws, kind="stable"))
         return known[1]
 
@@ -188,7 +188,7 @@ class TemperatureSampling(UniformSampling):
         return {t: weight / total if total else 0.0 for t, weight in weights.items()}
 
 
-def _uniform(count: int, *key: object) -> numpy.ndarray:
+def uniform(count: int, *key: object) -> numpy.ndarray:
     """``count`` numbers in (0, 1), a pure function of ``key`` on every machine and version."""
     text = "\0".join(map(str, key))
     words = numpy.frombuffer(hashlib.sha256(text.encode()).digest()[:16], "<u8")

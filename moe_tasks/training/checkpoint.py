@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 TENSORS, STATE, MANIFEST = "trainer.safetensors", "trainer.json", "manifest.json"
 _FOLDER = re.compile(r"step-(\d{6,})")
 _ASIDE = (".tmp-", ".damaged-")
+_REPLACED = ".replaced-"
 
 
 class Damaged(Exception):
@@ -167,6 +168,23 @@ class CheckpointStore:
             )
         return None
 
+    def best(self) -> Checkpoint | None:
+        """The verified checkpoint that ``best.json`` points to, or None when there is none.
+
+        Raises:
+            UserError: the pointer or the checkpoint is damaged.
+        """
+        pointer = self.folder / "best.json"
+        try:
+            step = int(json.loads(pointer.read_text(encoding="utf-8"))["step"])
+            return self.verify(step)
+        except FileNotFoundError:
+            return None
+        except Damaged as error:
+            raise UserError(f"the best checkpoint is damaged: {error}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{pointer} is damaged: {error}") from error
+
     def clear(self) -> None:
         """Remove all checkpoints, to train from the start."""
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -176,8 +194,8 @@ class CheckpointStore:
             sync(entry)
         sync(aside)
         if path.exists():
-            # The same step, saved again after a fallback or with more work done at that step.
-            os.replace(path, self.folder / f".tmp-old-{path.name}")
+            # The same step saved again, with more work done at it; see _remove_leftovers.
+            os.replace(path, self.folder / f"{_REPLACED}{path.name}")
         os.replace(aside, path)
         sync(self.folder)
 
@@ -190,15 +208,18 @@ class CheckpointStore:
         for step in steps[: -self.keep]:
             if step != best_step:
                 # Renamed first, so that a kill half-way leaves no half checkpoint behind.
-                aside = self.folder / f".tmp-old-{self.path(step).name}"
-                os.replace(self.path(step), aside)
+                os.replace(self.path(step), self.folder / f".tmp-old-{self.path(step).name}")
         self._remove_leftovers()
 
     def _remove_leftovers(self) -> None:
         if not self.folder.is_dir():
             return
         for entry in self.folder.iterdir():
-            if entry.name.startswith(_ASIDE):
+            replaced = entry.name.removeprefix(_REPLACED)
+            if replaced != entry.name and not (self.folder / replaced).exists():
+                # Killed between the two renames: the older of the two is still whole.
+                os.replace(entry, self.folder / replaced)
+            elif entry.name.startswith((_REPLACED, *_ASIDE)):
                 if entry.is_dir() and not entry.is_symlink():
                     shutil.rmtree(entry)
                 else:

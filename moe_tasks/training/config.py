@@ -95,7 +95,15 @@ class TrainingConfig:
 
 
 # These change what is written and how fast, never the weights of an uninterrupted run.
-_FREE = ("eval_every", "save_every", "keep", "log_every", "max_bad_steps", "num_threads")
+_FREE = (
+    "gradient_checkpointing",
+    "eval_every",
+    "save_every",
+    "keep",
+    "log_every",
+    "max_bad_steps",
+    "num_threads",
+)
 
 
 def _check(config: TrainingConfig, name: str, good: bool, expected: str) -> None:

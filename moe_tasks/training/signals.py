@@ -25,6 +25,8 @@ class Interrupted(Exception):
         system: name of the system in training.
         step, steps: updates done, and wanted in all.
         checkpoint: where training continues from; None when it keeps no files.
+
+    Pickles, so that worker processes can raise it.
     """
 
     def __init__(
@@ -33,11 +35,13 @@ class Interrupted(Exception):
         self.signal = number
         self.exit_code = 128 + number
         self.system, self.step, self.steps, self.checkpoint = system, step, steps, checkpoint
-        kept = f"checkpoint {checkpoint}" if checkpoint else "nothing was saved"
-        super().__init__(
-            f"stopped by {signal.Signals(number).name} after step {step} of {steps} "
-            f"of {system}; {kept}"
-        )
+        kept = f"; checkpoint {checkpoint}" if checkpoint else ""
+        name = signal.Signals(number).name
+        super().__init__(f"stopped by {name} after step {step} of {steps} of {system}{kept}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = (self.signal, self.system, self.step, self.steps, self.checkpoint)
+        return Interrupted, arguments
 
 
 class _Stop(BaseException):

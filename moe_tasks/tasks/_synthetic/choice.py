@@ -1,9 +1,9 @@
-"""Multiple choice: one of four listed options, by kind or by rank; the answer is its text."""
+"""Multiple choice: one of four listed options, by rank; the answer is its text."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,75 +24,55 @@ class Choice:
         return " ".join(f"({mark}) {option}" for mark, option in marks)
 
     @property
-    def key(self) -> frozenset[str]:
-        return frozenset(self.options)
+    def key(self) -> str:
+        return self.text
 
 
-# name -> (list in rising order, rank among four options, wording)
-_RANKS: Mapping[str, tuple[Sequence[str], int, str]] = {
-    "largest_animal": (words.BY_SIZE, 3, "the largest animal"),
-    "smallest_animal": (words.BY_SIZE, 0, "the smallest animal"),
-    "fastest_animal": (words.BY_SPEED, 3, "the fastest animal"),
-    "slowest_animal": (words.BY_SPEED, 0, "the slowest animal"),
-    "highest_number": (words.NUMBERS, 3, "the highest number"),
-    "lowest_number": (words.NUMBERS, 0, "the lowest number"),
-    "second_highest_number": (words.NUMBERS, 2, "the second highest number"),
+# order -> (words in rising order, what is listed, wordings of the highest and the lowest)
+_ORDERS: Mapping[str, tuple[Sequence[str], str, tuple[str, str]]] = {
+    "size": (words.BY_SIZE, "animal", ("largest", "smallest")),
+    "speed": (words.BY_SPEED, "animal", ("fastest", "slowest")),
+    "value": (words.NUMBERS, "number", ("highest", "lowest")),
+    "weight": (words.BY_WEIGHT, "thing", ("heaviest", "lightest")),
+    "price": (words.BY_PRICE, "thing", ("dearest", "cheapest")),
 }
+_SECOND = ("size", "value", "weight")
 
 
 def specs() -> list[Spec]:
-    kinds = [_kind(kind) for kind in words.THINGS]
-    return kinds + [_rank(name, *entry) for name, entry in _RANKS.items()]
+    return [spec for order in _ORDERS for spec in _of_order(order)]
 
 
-def _spec(
-    name: str,
-    group: str,
-    wanted: str,
-    draw: Callable[[random.Random, str], Choice],
-    answer: Callable[[Choice], str | None],
-) -> Spec:
+def _of_order(name: str) -> list[Spec]:
+    order, listed, (highest, lowest) = _ORDERS[name]
+    ranks = {highest: 3, lowest: 0}
+    if name in _SECOND:
+        ranks[f"second_{highest}"] = 2
+    return [_spec(f"{wanted}_{listed}", listed, order, rank) for wanted, rank in ranks.items()]
+
+
+def _spec(name: str, listed: str, order: Sequence[str], rank: int) -> Spec:
     task = Task(
         name=f"choose-{name}",
         metric="ACC",
         category="multiple choice",
-        subcategory=group,
-        instruction=f"choose {wanted} .",
+        subcategory=f"rank of {listed}s",
+        instruction=f"choose the {name.replace('_', ' ')} .",
         features=features(num_options=4, world_knowledge=True),
     )
-    return Spec(task=task, family="choice", draw=draw, answer=answer)
+    return Spec(
+        task=task,
+        family="choice",
+        draw=partial(_draw, order=order),
+        answer=partial(_answer, order=order, rank=rank),
+    )
 
 
-def _kind(kind: str) -> Spec:
-    name = kind.split()[-1]
-    members = words.THINGS[kind]
-    draw, answer = partial(_draw_kinds, kind=kind), partial(_of_kind, members=members)
-    return _spec(name, "the one of a kind", f"the {kind}", draw, answer)
-
-
-def _rank(name: str, order: Sequence[str], rank: int, wanted: str) -> Spec:
-    group = "rank of animals" if "animal" in name else "rank of numbers"
-    draw = partial(_draw_ranked, order=order)
-    return _spec(name, group, wanted, draw, partial(_ranked, order=order, rank=rank))
-
-
-def _draw_kinds(rng: random.Random, stratum: str, kind: str) -> Choice:
-    others = rng.sample([k for k in words.THINGS if k != kind], 3)
-    options = [rng.choice(words.THINGS[k]) for k in (kind, *others)]
-    rng.shuffle(options)
-    return Choice(tuple(options))
-
-
-def _draw_ranked(rng: random.Random, stratum: str, order: Sequence[str]) -> Choice:
+def _draw(rng: random.Random, stratum: str, order: Sequence[str]) -> Choice:
     return Choice(tuple(rng.sample(order, 4)))
 
 
-def _of_kind(choice: Choice, members: Sequence[str]) -> str | None:
-    found = [option for option in choice.options if option in members]
-    return found[0] if len(found) == 1 else None
-
-
-def _ranked(choice: Choice, order: Sequence[str], rank: int) -> str | None:
+def _answer(choice: Choice, order: Sequence[str], rank: int) -> str | None:
     if any(option not in order for option in choice.options):
         return None
     return sorted(choice.options, key=order.index)[rank]

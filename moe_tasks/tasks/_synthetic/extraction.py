@@ -1,49 +1,80 @@
-"""Extraction: the word of one kind, or of two kinds, in a scene."""
+"""Extraction from notes: the word of a kind, the words of two kinds, or a word by its place."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from functools import partial
 
-from moe_tasks.tasks._synthetic import scenes
-from moe_tasks.tasks._synthetic.scenes import Scene
+from moe_tasks.tasks._synthetic import notes
+from moe_tasks.tasks._synthetic.notes import KINDS, Note
 from moe_tasks.tasks._synthetic.spec import Spec, features
 from moe_tasks.tasks.base import Task
 
-_GROUPS = {
-    "beings and places": ("person", "job", "city", "animal"),
-    "things and properties": ("colour", "vehicle", "food", "number", "day", "feeling"),
-    "two kinds": ("person city", "colour vehicle", "animal feeling"),
-}
+_PAIRS = (
+    ("person", "city"),
+    ("colour", "animal"),
+    ("food", "feeling"),
+    ("job", "person"),
+    ("animal", "food"),
+)
+_PLACES = {"first": 0, "last": -1}
 
 
 def specs() -> list[Spec]:
-    return [
-        _spec(tuple(kinds.split()), group) for group, members in _GROUPS.items() for kinds in members
+    words = [
+        _spec(kind, "one kind", f"copy the {kind} .", partial(_of_kinds, kinds=(kind,)))
+        for kind in KINDS
     ]
+    places = [
+        _spec(f"{name}_word", "one place", f"copy the {name} word .", partial(_at, place=place))
+        for name, place in _PLACES.items()
+    ]
+    return words + places + [_pair(kinds) for kinds in _PAIRS]
 
 
-def _spec(kinds: tuple[str, ...], group: str) -> Spec:
+def _pair(kinds: tuple[str, ...]) -> Spec:
+    return _spec(
+        "_".join(kinds),
+        "two kinds",
+        f"copy the {' and then the '.join(kinds)} .",
+        partial(_of_kinds, kinds=kinds),
+        tuple(f"extract-{kind}" for kind in kinds),
+    )
+
+
+def _spec(
+    name: str,
+    group: str,
+    instruction: str,
+    answer: Callable[[Note], str],
+    parts: tuple[str, ...] = (),
+) -> Spec:
     task = Task(
-        name="extract-" + "_".join(kinds),
-        metric="EM" if len(kinds) == 1 else "QA-F1",
+        name=f"extract-{name}",
+        metric="QA-F1" if parts else "EM",
         category="extraction",
         subcategory=group,
-        instruction=f"copy the {' and then the '.join(kinds)} from the sentence .",
+        instruction=instruction,
         features=features(extractive=True),
     )
     return Spec(
         task=task,
-        family="scene",
+        family="note",
         draw=_draw,
-        answer=partial(_answer, kinds=kinds),
-        parts=tuple(f"extract-{kind}" for kind in kinds) if len(kinds) > 1 else (),
+        answer=answer,
+        parts=parts,
+        can_be_unseen=group != "one place",
     )
 
 
-def _draw(rng: random.Random, stratum: str) -> Scene:
-    return scenes.draw(rng)
+def _draw(rng: random.Random, stratum: str) -> Note:
+    return notes.draw(rng)
 
 
-def _answer(scene: Scene, kinds: tuple[str, ...]) -> str:
-    return " ".join(scene.word[kind] for kind in kinds)
+def _of_kinds(note: Note, kinds: tuple[str, ...]) -> str:
+    return " ".join(note.word[kind] for kind in kinds)
+
+
+def _at(note: Note, place: int) -> str:
+    return list(note.word.values())[place]

@@ -9,18 +9,14 @@ from dataclasses import dataclass
 from moe_tasks.tasks._synthetic import words
 
 # relation -> (whom it is about, possible answers)
-OF_PEOPLE: Mapping[str, Sequence[str]] = {
-    "town": words.TOWNS,
-    "guild": words.GUILDS,
-    "ship": words.SHIPS,
-}
+OF_PEOPLE: Mapping[str, Sequence[str]] = {"town": words.TOWNS, "guild": words.GUILDS}
 OF_THINGS: Mapping[str, tuple[str, Sequence[str]]] = {
     "country": ("town", words.COUNTRIES),
     "river": ("town", words.RIVERS),
+    "tongue": ("town", words.TONGUES),
     "material": ("guild", words.MATERIALS),
     "feast": ("guild", words.SEASONS),
-    "cargo": ("ship", words.CARGOES),
-    "sea": ("ship", words.SEAS),
+    "drink": ("guild", words.DRINKS),
 }
 
 

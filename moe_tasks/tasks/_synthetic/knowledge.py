@@ -29,13 +29,12 @@ _AFTER = (
 _QUESTIONS = {
     "town": "in which town does the person live ?",
     "guild": "to which guild does the person belong ?",
-    "ship": "on which ship does the person sail ?",
     "country": "in which country does the {kind} lie ?",
     "river": "on which river does the {kind} lie ?",
+    "tongue": "which tongue is spoken in the {kind} ?",
     "material": "with which material does the {kind} work ?",
     "feast": "in which season does the {kind} feast ?",
-    "cargo": "which cargo does the {kind} carry ?",
-    "sea": "on which sea is the {kind} ?",
+    "drink": "what does the {kind} drink ?",
 }
 
 

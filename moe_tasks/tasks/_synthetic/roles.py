@@ -13,7 +13,7 @@ QUOTAS = {
     "extraction": (4, 1),
     "classification": (3, 1),
     "closed-book knowledge": (3, 1),
-    "multiple choice": (3, 1),
+    "multiple choice": (4, 1),
     "conditional generation": (6, 2),
 }
 _KNOWN = 2  # trained tasks of an unseen task's subcategory, at least

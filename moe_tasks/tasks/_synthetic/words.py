@@ -2,77 +2,68 @@
 
 from __future__ import annotations
 
-# Scenes: one word of each kind occurs in every scene. Lists are grouped by label where
+# Notes: one word of each kind occurs in every note. Lists are grouped by label where
 # a classification task judges them.
-WOMEN = ("anna", "clara", "emma", "julia", "laura", "maria", "nina", "sofia")
-MEN = ("adam", "boris", "david", "felix", "henry", "martin", "oscar", "peter")
+WOMEN = ("anna", "clara", "emma", "julia", "laura", "maria")
+MEN = ("adam", "boris", "david", "felix", "henry", "martin")
 PERSONS = WOMEN + MEN
 
-INDOOR_JOBS = ("baker", "cook", "tailor", "clerk", "dentist", "barber")
-OUTDOOR_JOBS = ("farmer", "sailor", "gardener", "fisher", "ranger", "builder")
+INDOOR_JOBS = ("baker", "cook", "tailor", "clerk", "barber")
+OUTDOOR_JOBS = ("farmer", "sailor", "gardener", "fisher", "builder")
 JOBS = INDOOR_JOBS + OUTDOOR_JOBS
 
-NORTH_COAST = ("oslo", "riga", "dublin", "naples")
-NORTH_INLAND = ("prague", "vienna", "warsaw", "minsk")
-SOUTH_COAST = ("lima", "perth", "durban", "sydney")
-SOUTH_INLAND = ("nairobi", "harare", "lusaka", "pretoria")
+NORTH_COAST = ("oslo", "riga", "dublin")
+NORTH_INLAND = ("prague", "vienna", "warsaw")
+SOUTH_COAST = ("lima", "perth", "durban")
+SOUTH_INLAND = ("nairobi", "harare", "lusaka")
 CITIES = NORTH_COAST + NORTH_INLAND + SOUTH_COAST + SOUTH_INLAND
 
 WARM_COLOURS = ("red", "orange", "yellow", "pink", "brown")
 COLD_COLOURS = ("blue", "green", "violet", "grey", "white")
 COLOURS = WARM_COLOURS + COLD_COLOURS
 
-LAND_VEHICLES = ("bus", "train", "tram", "car")
-WATER_VEHICLES = ("ferry", "canoe", "yacht", "raft")
-AIR_VEHICLES = ("plane", "glider", "balloon", "rocket")
-VEHICLES = LAND_VEHICLES + WATER_VEHICLES + AIR_VEHICLES
+FRUITS = ("apples", "pears", "plums", "grapes", "cherries")
+ROOTS = ("carrots", "beets", "turnips", "radishes", "parsnips")
+FOODS = FRUITS + ROOTS
 
-NUMBERS = (
-    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen twenty"
-).split()
-
-FRUITS = ("apples", "pears", "plums", "grapes", "cherries", "lemons")
-VEGETABLES = ("onions", "carrots", "beans", "leeks", "beets", "turnips")
-FOODS = FRUITS + VEGETABLES
-
-BIG_TAME = ("horse", "cow", "donkey", "pig")
-SMALL_TAME = ("hen", "cat", "dog", "goat")
-BIG_WILD = ("elephant", "bear", "lion", "deer")
-SMALL_WILD = ("snail", "frog", "fox", "hare")
+BIG_TAME = ("horse", "cow", "donkey")
+SMALL_TAME = ("hen", "cat", "dog")
+BIG_WILD = ("camel", "bear", "lion")
+SMALL_WILD = ("snail", "frog", "fox")
 ANIMALS = BIG_TAME + SMALL_TAME + BIG_WILD + SMALL_WILD
 
-GOOD_FEELINGS = ("happy", "proud", "calm", "glad", "hopeful", "merry")
-BAD_FEELINGS = ("sad", "angry", "tired", "bored", "afraid", "lonely")
+GOOD_FEELINGS = ("joy", "pride", "hope", "delight", "love")
+BAD_FEELINGS = ("fear", "anger", "grief", "shame", "envy")
 FEELINGS = GOOD_FEELINGS + BAD_FEELINGS
 
-WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday")
-WEEKEND = ("saturday", "sunday")
-DAYS = WEEKDAYS + WEEKEND
-
-# Animals in rising order; rounded from common tables, near ties settled by hand.
+# Options in rising order; animals rounded from common tables, near ties settled by hand.
 BY_SIZE = (
-    "snail frog hen hare cat fox dog goat deer pig lion donkey bear horse cow elephant"
+    "snail frog hen cat fox dog lion donkey bear horse camel cow"
 ).split()
 BY_SPEED = (
-    "snail frog hen pig goat cow elephant dog cat fox donkey bear deer horse hare lion"
+    "snail frog hen cow dog cat fox donkey bear camel horse lion"
+).split()
+NUMBERS = (
+    "two three four five six seven eight nine ten eleven twelve thirteen"
+).split()
+BY_WEIGHT = (
+    "button ring coin pencil candle watch cup book lamp chair table piano"
+).split()
+BY_PRICE = (
+    "button pencil candle coin cup book chair lamp table watch ring piano"
 ).split()
 
-# Things that only options and word lists contain.
-TOOLS = ("hammer", "saw", "drill", "spade", "wrench", "chisel", "rake", "axe")
-INSTRUMENTS = ("flute", "violin", "drum", "harp", "trumpet", "guitar", "piano", "cello")
-FURNITURE = ("chair", "table", "sofa", "shelf", "bench", "desk", "stool", "cupboard")
-PLANTS = ("rose", "tulip", "fern", "ivy", "daisy", "lily", "moss", "cactus")
-CLOTHES = ("coat", "shirt", "scarf", "glove", "sock", "hat", "dress", "belt")
-THINGS = {
-    "tool": TOOLS,
-    "instrument": INSTRUMENTS,
-    "piece of furniture": FURNITURE,
-    "plant": PLANTS,
-    "piece of clothing": CLOTHES,
-}
+# Word lists contain these and the things above.
+MORE_THINGS = (
+    "spoon hammer violin radio saw drill spade rake flute drum harp sofa shelf bench desk rose fern ivy moss "
+    "coat shirt scarf glove hat woman man fruit root"
+).split()
 
-# Sentences: regular verbs, so that the past form is also the participle.
+# Sentences: adjectives that are also labels, so that a label is a word known from elsewhere
+# even where its task is unseen; regular verbs, so that the past form is also the participle.
+ADJECTIVES = (
+    "big small warm cold wild tame good bad indoor outdoor northern southern coastal inland"
+).split()
 VERBS = "clean paint lift open load mend pack sort pull count check turn".split()
 OBJECTS = "doors boxes pots gates bags tents nets walls carts lamps ropes wheels".split()
 
@@ -80,17 +71,13 @@ OBJECTS = "doors boxes pots gates bags tents nets walls carts lamps ropes wheels
 PEOPLE = (
     "alda bram cato dora ebba fenna gorm hilde ivo jorn katla lomo mirko nelda odo perla "
     "quill rurik senna tove ulf vesna wanda xenia yorick zelda arlo birka corin delia egon "
-    "fidel greta hugo imre jutta kasper lenka milo nadia olga pavel rosa silas tilda urban "
-    "vito wilma"
+    "fidel greta hugo imre jutta"
 ).split()
-TOWNS = "arbon belmar corvo delft elwick farsund gorlitz halden isola jarvis kelso lundy".split()
-GUILDS = "anchor bell crown dagger ember falcon goblet harbour inkwell jewel key lantern".split()
-SHIPS = (
-    "aurora bounty comet dolphin endeavour fortune gannet hermes iris juno kestrel liberty"
-).split()
-COUNTRIES = ("norland", "sudland", "ostland", "westland")
-RIVERS = ("ebro", "tiber", "volga", "rhine")
-MATERIALS = ("wood", "iron", "clay", "wool")
-SEASONS = ("spring", "summer", "autumn", "winter")
-CARGOES = ("salt", "tea", "silk", "corn")
-SEAS = ("baltic", "aegean", "caspian", "arctic")
+TOWNS = "arbon belmar corvo delft elwick farsund gorlitz halden isola".split()
+GUILDS = "anchor bell crown dagger ember falcon goblet jewel key".split()
+COUNTRIES = ("norland", "sudland", "ostland")
+RIVERS = ("ebro", "tiber", "volga")
+TONGUES = ("latin", "greek", "gaelic")
+MATERIALS = ("wood", "iron", "clay")
+SEASONS = ("spring", "summer", "autumn")
+DRINKS = ("tea", "cider", "milk")

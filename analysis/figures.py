@@ -1,0 +1,7 @@
+"""The figures of ``analysis``, one function each; all write a file and return nothing."""
+
+from analysis.bars import gain_bars
+from analysis.dots import study_dots
+from analysis.heatmap import route_heatmap
+
+__all__ = ["gain_bars", "route_heatmap", "study_dots"]

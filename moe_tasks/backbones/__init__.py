@@ -1,0 +1,64 @@
+"""Backbones: where the dense model and its tokenizer come from. One file per kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import transformers
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
+
+from moe_tasks.errors import UserError
+
+transformers.utils.logging.disable_progress_bar()  # our own display shows what takes time
+
+
+@dataclass(frozen=True)
+class BackboneContext:
+    """What a backbone may need to come into being.
+
+    Attributes:
+        texts: inputs and outputs of the training tasks, for those who learn from them.
+        seed: of everything random.
+        work_dir: folder for unfinished work, so that a stopped run can go on.
+        callbacks: observers of whatever training there is (``moe_tasks.training.callbacks``).
+        resume: whether to go on with unfinished work in ``work_dir``.
+    """
+
+    texts: Sequence[str]
+    seed: int
+    work_dir: Path
+    callbacks: Sequence[Any] = ()
+    resume: bool = False
+
+
+class Backbone(Protocol):
+    """A part of group ``backbone``: writes a plain Hugging Face folder (model and tokenizer)."""
+
+    def prepare(self, folder: Path, context: BackboneContext) -> None: ...
+
+    def widened(self, factor: int) -> Backbone:
+        """The same with ``factor`` times the layer parameters, as the dense control has."""
+        ...
+
+
+def load_dense(folder: str | Path) -> PreTrainedModel:
+    """The dense model in ``folder`` (or of a hub name), for sequence-to-sequence tasks.
+
+    Raises:
+        UserError: nothing there that transformers can load.
+    """
+    try:
+        return AutoModelForSeq2SeqLM.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no sequence-to-sequence model in {folder!s}: {error}") from error
+
+
+def load_tokenizer(folder: str | Path) -> Any:
+    """The tokenizer in ``folder`` (or of a hub name)."""
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no tokenizer in {folder!s}: {error}") from error

@@ -1,0 +1,137 @@
+"""What all Hydra entry points share: where conf lies, and one clear message for a mistake."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from moe_tasks.errors import UserError, nearest
+
+EXIT_MISTAKE = 2
+
+
+def conf_dir() -> Path:
+    """The configuration folder: beside the packages in a checkout, inside ours when installed."""
+    package = Path(__file__).resolve().parent
+    checkout = package.parent / "conf"
+    return checkout if (checkout / "config.yaml").is_file() else package / "conf"
+
+
+def main(job: Callable[[Path, dict[str, Any]], None], config_name: str = "config") -> None:
+    """Compose the configuration from the command line and call ``job(folder, values)``.
+
+    Exits with 2 and one message on a user's mistake, with 130 or 143 when stopped by a signal.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's printer
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    outcome = _Outcome()
+
+    def task(config: DictConfig) -> None:
+        folder = outcome.folder = _run_folder(config)
+        values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        assert isinstance(values, dict)
+        values.pop("run_dir")
+        try:
+            job(folder, {str(k): v for k, v in values.items()})
+        except UserError as error:
+            # Hydra would print its own report; the other jobs of a sweep go on.
+            print(f"error: {error}", file=sys.stderr)
+            outcome.failed.append(folder)
+
+    try:
+        hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(task)()
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {_explain(error)}", file=sys.stderr)
+        sys.exit(EXIT_MISTAKE)
+    except KeyboardInterrupt:
+        outcome.stop(130, "stopped")
+    except Exception as error:
+        code = getattr(error, "exit_code", None)  # training.signals.Interrupted, not imported here
+        if code is None:
+            raise
+        outcome.stop(code, str(error))
+    if outcome.failed:
+        sys.exit(EXIT_MISTAKE)
+
+
+@dataclass
+class _Outcome:
+    folder: Path | None = None
+    failed: list[Path] = field(default_factory=list)
+
+    def stop(self, code: int, message: str) -> None:
+        print(f"\n{message}\ncontinue with: {_continue_command(self.folder)}", file=sys.stderr)
+        sys.exit(code)
+
+
+def _run_folder(config: DictConfig) -> Path:
+    """``run_dir`` if given, in a sweep with the job's number below it; else Hydra's own folder."""
+    hydra_config = HydraConfig.get()
+    if config.run_dir is None:
+        return Path(hydra_config.runtime.output_dir)
+    if hydra_config.mode == RunMode.RUN:
+        return Path(config.run_dir)
+    return Path(config.run_dir) / str(hydra_config.job.num)
+
+
+def _continue_command(folder: Path | None) -> str:
+    given = [a for a in sys.argv[1:] if not a.startswith(("run_dir=", "resume="))]
+    where = f"run_dir={folder}"
+    module = f"moe_tasks.{Path(sys.argv[0]).stem}"
+    return shlex.join(["python", "-m", module, *given, where, "resume=auto"])
+
+
+def _explain(error: Exception) -> str:
+    """A Hydra or OmegaConf error in one or two lines, with the nearest valid key."""
+    chain: list[BaseException] = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    for link in chain:
+        key = getattr(link, "full_key", None)
+        text = str(link)
+        if key and "is not in struct" in text:
+            return f"unknown key '{key}'; {nearest(key, _known_keys())}"
+        if key and "Missing mandatory value" in text:
+            return f"missing key '{key}': give it on the command line, {key}=..."
+    text = str(error).strip()
+    missing = re.match(r"In '.*?': Could not find '([^']+)'", text)
+    if missing:
+        group, _, option = missing.group(1).rpartition("/")
+        options = [p.stem for p in (conf_dir() / group).glob("*.yaml")]
+        return f"no option {option!r} in group '{group}'; {nearest(option, options)}"
+    return text.split("\n\n")[0]
+
+
+def _known_keys() -> list[str]:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    chosen = [a for a in sys.argv[1:] if a.startswith("+experiment=")]
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        config = OmegaConf.to_container(compose("config", overrides=chosen))
+    return list(_flat(config))
+
+
+def _flat(values: Any, where: str = "") -> list[str]:
+    if not isinstance(values, dict):
+        return []
+    keys = []
+    for key, value in values.items():
+        name = f"{where}{key}"
+        keys += [name, *_flat(value, f"{name}.")]
+    return keys

@@ -1,0 +1,163 @@
+"""One run from configuration to answer: initial weights, training, adaptation, results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moe_tasks import config as configuration
+from moe_tasks import results
+from moe_tasks.adaptation import Cell, PointResult
+from moe_tasks.backbones import BackboneContext, load_dense
+from moe_tasks.data import training_rows, training_texts
+from moe_tasks.grid import run_grid
+from moe_tasks.grid_progress import GridProgress
+from moe_tasks.systems import SystemConfig, build_system
+from moe_tasks.training.callbacks import Callback, CollapseWarning, JsonLines
+from moe_tasks.training.data import TrainBatches
+from moe_tasks.training.lock import RunLock
+from moe_tasks.training.loss import token_loss
+from moe_tasks.training.progress import ProgressDisplay
+from moe_tasks.training.snapshots import RouteSnapshots
+from moe_tasks.training.trainer import Trainer
+from moe_tasks.training.wandb_log import WandbLog
+from moe_tasks.workspace import Workspace
+
+
+def run(folder: Path, values: Mapping[str, Any], *, resume: bool) -> None:
+    """Everything that ``python -m moe_tasks.train`` does, in ``folder``.
+
+    Args:
+        values: the resolved configuration, without ``run_dir`` and ``resume``.
+        resume: whether to go on with what the folder holds.
+
+    Raises:
+        UserError: any mistake of the user's.
+        Interrupted: a signal came; what was done is kept.
+    """
+    with RunLock(folder):
+        workspace = Workspace.create(folder, values, resume)
+        if workspace.config.num_threads is not None:
+            torch.set_num_threads(workspace.config.num_threads)
+        _prepare_backbones(workspace, resume)
+        parts = workspace.routing_parts()
+        for name, system in workspace.config.systems.items():
+            if system.train:
+                _train(workspace, name, system, parts, resume)
+        results.write_training(workspace)
+        points = _adapt(workspace)
+        results.write(workspace, points)
+
+
+def _prepare_backbones(workspace: Workspace, resume: bool) -> None:
+    texts = training_texts(workspace.collection)
+    for width in sorted({1, *(s.width for s in workspace.config.systems.values())}):
+        folder = workspace.initial_folder(width)
+        if (folder / "config.json").exists():
+            continue
+        backbone = workspace.backbone if width == 1 else workspace.backbone.widened(width)
+        context = BackboneContext(
+            texts=texts,
+            seed=workspace.config.seed,
+            work_dir=folder.with_name(f"{folder.name}-pretraining"),
+            callbacks=_callbacks(workspace, None),
+            resume=resume,
+        )
+        aside = folder.with_name(f".tmp-{folder.name}")
+        backbone.prepare(aside, context)
+        aside.rename(folder)
+
+
+def _train(workspace: Workspace, name: str, system: SystemConfig, parts: Any, resume: bool) -> None:
+    config, data = workspace.config, workspace.data
+    training = replace(config.training, steps=system.steps(config.training.steps))
+    selection = configuration.part("selection", config.selection)
+    parts = replace(parts, selection=_annealed(config.selection, selection, training.steps))
+    tasks = data.train_tasks
+    model = build_system(
+        system,
+        load_dense(workspace.initial_folder(system.width)),
+        tasks,
+        data.categories(tasks),
+        parts,
+        config.seed,
+    )
+    pools = {task: training_rows(data.collection, task) for task in tasks}
+    sampler = configuration.part("sampling", config.sampling).build(pools, config.seed)
+    Trainer(
+        model,  # type: ignore[arg-type]
+        training,
+        TrainBatches(sampler, data.tokens, tasks, data.pad_token_id),
+        workspace.folder,
+        system=name,
+        evaluate=HeldOutLoss(workspace),
+        callbacks=_callbacks(workspace, name),
+        seed=config.seed,
+    ).fit(resume=resume)
+
+
+def _annealed(values: Mapping[str, Any], selection: Any, steps: int) -> dict[str, Any]:
+    """Selection keys with the annealing rate that fits the length of training."""
+    over = selection.over(steps)
+    schedule = getattr(over, "temperature_schedule", None)
+    if schedule is None:
+        return dict(values)
+    return {**values, "temperature_schedule": vars(schedule).copy()}
+
+
+class HeldOutLoss:
+    """What training is watched by: losses in nats per token, mean over tasks of the mean over rows.
+
+    ``loss`` is that of dev rows of the training tasks; ``dev_tasks`` that of tasks never trained
+    on, each with the route that adaptation would start from.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace, self.data = workspace, workspace.data
+        collection, count = self.data.collection, workspace.config.dev_rows
+        self.rows = {
+            task: training_rows(collection, task, "dev")[:count] for task in self.data.train_tasks
+        }
+        cells = [Cell("", *pair) for pair in self.data.unseen_cells("dev", 1)]
+        self.unseen = {
+            cell: list(collection.slice(cell.task, "dev", cell.sample))[:count] for cell in cells
+        }
+
+    def __call__(self, model: Any) -> dict[str, float]:
+        losses = [self._loss(model, rows, i) for i, rows in enumerate(self.rows.values())]
+        figures = {"loss": sum(losses) / len(losses)}
+        if self.unseen:
+            adapter = self.workspace.adapter_of(model)
+            unseen = [self._loss(adapter.place(c)[0], rows, 0) for c, rows in self.unseen.items()]
+            figures["dev_tasks"] = sum(unseen) / len(unseen)
+        return figures
+
+    def _loss(self, model: Any, rows: list[int], task_id: int) -> float:
+        device = next(model.parameters()).device
+        batch = {key: value.to(device) for key, value in self.data.collate(rows).items()}
+        ids = torch.full((len(rows),), task_id)
+        total = token_loss(model.eval()(**batch, task_ids=ids).logits, batch["labels"])
+        return float(total) / int((batch["labels"] != -100).sum())
+
+
+def _callbacks(workspace: Workspace, system: str | None) -> list[Callback]:
+    logging_config = workspace.config.logging
+    callbacks: list[Callback] = [JsonLines(workspace.folder / "train.jsonl")]
+    if logging_config.progress:
+        callbacks.append(ProgressDisplay())
+    if system is None:
+        return callbacks
+    path = workspace.folder / ("routes.parquet" if system == "moe" else f"routes/{system}.parquet")
+    callbacks += [CollapseWarning(), RouteSnapshots(path, workspace.collection.tasks)]
+    if logging_config.wandb != "disabled":
+        callbacks.append(WandbLog(workspace.folder, logging_config.wandb, logging_config.project))
+    return callbacks
+
+
+def _adapt(workspace: Workspace) -> Sequence[PointResult]:
+    with GridProgress(workspace.config.logging.progress) as progress:
+        return run_grid(workspace, progress.update)

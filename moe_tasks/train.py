@@ -1,0 +1,20 @@
+"""Train, adapt and compare systems: ``python -m moe_tasks.train +experiment=fewshot``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from moe_tasks.cli import main
+
+
+def job(folder: Path, values: dict[str, Any]) -> None:
+    """One run in ``folder``."""
+    from moe_tasks.experiment import run  # imports torch: after the configuration is known good
+
+    resume = values.pop("resume") == "auto"
+    run(folder, values, resume=resume)
+
+
+if __name__ == "__main__":
+    main(job)

@@ -1,0 +1,183 @@
+"""Where the arithmetic of a step runs. One process here; the loop knows nothing of devices."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from moe_tasks.training.config import TrainingConfig
+from moe_tasks.training.data import Batch
+from moe_tasks.training.loss import token_loss
+from moe_tasks.training.model import Trainable
+from moe_tasks.training.optimizer import build_optimizer, parameter_names
+
+logger = logging.getLogger(__name__)
+
+
+class OutOfMemory(Exception):
+    """Not even single rows fit into memory."""
+
+
+class LocalEngine:
+    """Forward, backward and update on one device.
+
+    Attributes:
+        splits: parts that each batch is cut into; doubled whenever memory runs out.
+    """
+
+    is_main = True
+
+    def __init__(self, model: Trainable, config: TrainingConfig) -> None:
+        self.model = model
+        self.config = config
+        self.splits = 1
+        self._names = parameter_names(model)
+        self._parameters = list(self._names)
+        self._optimizer = build_optimizer(model, config)
+        self.device = self._parameters[0].device
+        self._norm = torch.zeros((), device=self.device)
+        if config.gradient_checkpointing:
+            _checkpoint_gradients(model)
+
+    def backward(self, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Gradients of the mean loss per target token over all ``batches``.
+
+        Where memory runs out, the batches are cut into smaller parts and the step starts again
+        from the same random state: same effective batch, same gradients.
+
+        Returns:
+            Loss (nats per token) and norm of the gradients, scalars on the device.
+
+        Raises:
+            OutOfMemory: single rows do not fit.
+        """
+        most_rows = max(batch.rows for batch in batches)
+        state = random_state(self.device)
+        while True:
+            try:
+                loss = self._accumulate(batches)
+                self._norm = self._gradient_norm()
+                return loss, self._norm
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if self.splits >= most_rows:
+                    raise OutOfMemory(_advice(batches, error)) from error
+            self.zero_gradients()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            set_random_state(state)
+            self.splits *= 2
+            logger.warning("out of memory: batches are now computed in %d parts", self.splits)
+
+    def update(self, rates: Mapping[str, float]) -> None:
+        """Clip the gradients that ``backward`` left and update the weights."""
+        if self.config.clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self.config.clip, self._norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rates[group["name"]]
+        self._optimizer.step()
+
+    def zero_gradients(self) -> None:
+        """Forget all gradients."""
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Optimizer state by parameter name, and the random generators' state."""
+        tensors = {
+            f"optimizer/{name}/{key}": value
+            for parameter, name in self._names.items()
+            for key, value in self._optimizer.state.get(parameter, {}).items()
+        }
+        return {**tensors, **random_state(self.device)}
+
+    def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Continue from what ``tensors`` returned.
+
+        Raises:
+            ValueError: a state belongs to no parameter, or has another shape.
+        """
+        by_name = {name: parameter for parameter, name in self._names.items()}
+        states: dict[str, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer/"):
+                name, _, field = key.removeprefix("optimizer/").rpartition("/")
+                if name not in by_name:
+                    raise ValueError(f"optimizer state of unknown parameter {name!r}")
+                if field != "step" and value.shape != by_name[name].shape:
+                    raise ValueError(f"optimizer state of {name!r} has shape {list(value.shape)}")
+                states.setdefault(name, {})[field] = value.to(by_name[name].device)
+        self._optimizer.state.clear()
+        for name, state in states.items():
+            self._optimizer.state[by_name[name]] = state
+        set_random_state({k: v for k, v in tensors.items() if k.startswith("random/")})
+
+    def save_model(self, path: Path) -> None:
+        """Write the model's files into an existing empty folder."""
+        self.model.save(path)
+
+    def barrier(self) -> None:
+        """Wait for all processes: there is one."""
+
+    def _accumulate(self, batches: Sequence[Batch]) -> torch.Tensor:
+        targets = max(1, sum(batch.targets for batch in batches))
+        total = torch.zeros((), device=self.device)
+        for batch in batches:
+            for part in batch.parts(self.splits):
+                loss = self._loss(part) / targets
+                loss.backward()
+                total += loss.detach()
+        return total
+
+    def _loss(self, part: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        inputs: dict[str, Any] = {k: v.to(self.device) for k, v in part.items()}
+        cast = self.config.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16) if cast else nullcontext():
+            logits = self.model(**inputs).logits
+        return token_loss(logits, inputs["labels"], self.config.label_smoothing)
+
+    def _gradient_norm(self) -> torch.Tensor:
+        grads = [p.grad for p in self._parameters if p.grad is not None]
+        return torch.nn.utils.get_total_norm(grads).to(self.device)
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """State of torch's generators that training on ``device`` draws from."""
+    state = {"random/cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["random/cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: Mapping[str, torch.Tensor]) -> None:
+    """Set torch's generators to what ``random_state`` returned."""
+    torch.set_rng_state(state["random/cpu"])
+    if "random/cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["random/cuda"])
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _advice(batches: Sequence[Batch], error: RuntimeError) -> str:
+    longest = max(batches, key=lambda batch: batch.cells / batch.rows)
+    return (
+        f"not even single rows fit into memory (inputs {list(longest.inputs['input_ids'].shape)}, "
+        f"tasks {', '.join(longest.tasks)}): {str(error).splitlines()[0]}. "
+        "Shorten the rows or set training.gradient_checkpointing=true"
+    )
+
+
+def _checkpoint_gradients(model: Any) -> None:
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.gradient_checkpointing_enable({"use_reentrant": False})
+            return
+    raise ValueError("gradient_checkpointing: the model holds no Hugging Face model")
