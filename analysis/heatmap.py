@@ -16,7 +16,7 @@ from analysis.routes import Layer, Snapshot, snapshot
 
 _LINE = "#909090"
 _ROW, _NAME_SIZE = 0.125, 6.5
-_GAP, _TOP, _BOTTOM = 0.14, 0.95, 0.6
+_GAP, _TOP, _BOTTOM, _STACK_TITLE = 0.14, 0.95, 0.6, 0.5
 
 
 def route_heatmap(
@@ -44,7 +44,8 @@ def route_heatmap(
     )
     stacks = style.blocks([layer.stack for layer in shot.layers])
     num_columns = shot.weights.shape[1]
-    column = float(np.clip(5.5 / num_columns, 0.13, 0.24))
+    narrowest = min(sum(_width(layer) for layer in shot.layers[a:b]) for _, a, b in stacks)
+    column = max(float(np.clip(5.5 / num_columns, 0.13, 0.24)), _STACK_TITLE / narrowest)
     height = len(names) * _ROW
     left = style.text_width(names, _NAME_SIZE)
     sub_width = style.text_width(subcategories, _NAME_SIZE) if any(subcategories) else 0.0
@@ -85,6 +86,10 @@ def task_order(shot: Snapshot) -> np.ndarray:
     return np.array(order)
 
 
+def _width(layer: Layer) -> int:
+    return layer.columns.stop - layer.columns.start
+
+
 def _draw_stack(
     axes: Axes, weights: np.ndarray, stack: str, layers: tuple[Layer, ...], categories: list[str]
 ) -> None:
@@ -96,7 +101,7 @@ def _draw_stack(
     first = layers[0].columns.start
     experts: list[str] = []
     for layer in layers:
-        size = layer.columns.stop - layer.columns.start
+        size = _width(layer)
         start = layer.columns.start - first
         axes.axvline(start + size - 0.5, color=_LINE, linewidth=0.6, clip_on=False)
         middle = start + (size - 1) / 2

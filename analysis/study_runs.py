@@ -210,7 +210,7 @@ def _note_settings(runs: Mapping[str, Run], by: Sequence[str], study: Study) -> 
     """Runs that differ in more than seed and split should not be averaged unawares."""
     flat = [dict(_flattened(run.config)) for run in runs.values()]
     for key in dict.fromkeys(key for config in flat for key in config):
-        values = list(dict.fromkeys(str(config.get(key)) for config in flat))
+        values = list(dict.fromkeys(str(config.get(key, "unset")) for config in flat))
         expected = key in ("tasks.split", *by) or key.rpartition(".")[2] in ("seed", "run_dir")
         if len(values) > 1 and not expected:
             shown = ", ".join(values[:4]) + (", ..." if len(values) > 4 else "")

@@ -11,7 +11,7 @@ from scipy import stats
 from analysis.agreement import MEASURES
 from analysis.study_runs import Study, StudyRow
 from moe_tasks.evaluation.bootstrap import percentile_interval, resampled_means
-from moe_tasks.evaluation.summary import escaped, markdown_row
+from moe_tasks.evaluation.grid import escaped, markdown_row
 
 _NUM_BOOTSTRAP = 10_000
 _EXPLANATION = """\
@@ -165,7 +165,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
+    if value is None:
+        return "-"
+    shown = format(value, form)
+    return shown.replace("-", "+" if "+" in form else "") if float(shown) == 0 else shown
 
 
 def _interval(interval: tuple[float, float] | None) -> str:

@@ -33,6 +33,8 @@ _MODEL_FILE, _META_FILE = "model.safetensors", "task_moe.json"
 class MultiTaskModel(nn.Module):
     """Base: a Hugging Face model that serves named tasks; a task's id is its place in the list."""
 
+    backbone: Any  # a PreTrainedModel; nn.Module's own typing would lose that it can be called
+
     def __init__(self, backbone: PreTrainedModel, tasks: Sequence[str]) -> None:
         super().__init__()
         if len(set(tasks)) != len(tasks):
@@ -209,7 +211,7 @@ class TaskMoE(MultiTaskModel):
         )
         router = registry.lookup("router", spec.router)
         try:
-            self.router: nn.Module = router(
+            self.router: Any = router(
                 spec.task_dim, len(self.layer_names), spec.num_experts, spec.hidden_dim
             )
         except ValueError as error:
@@ -259,7 +261,9 @@ class TaskMoE(MultiTaskModel):
             UserError: unknown names, shapes that do not fit.
         """
         if isinstance(model_or_name, str):
-            model_or_name = AutoModelForSeq2SeqLM.from_pretrained(model_or_name)
+            backbone: PreTrainedModel = AutoModelForSeq2SeqLM.from_pretrained(model_or_name)
+        else:
+            backbone = model_or_name
         if isinstance(task_vectors, Mapping):
             task_vectors = _stack_vectors(task_vectors, tasks)
         if isinstance(selection, str):
@@ -274,7 +278,7 @@ class TaskMoE(MultiTaskModel):
             learn_task_vectors=learn_task_vectors,
             layers_without_experts=tuple(layers_without_experts),
         )
-        return cls(model_or_name, tasks, spec, noise=noise, task_vectors=task_vectors)
+        return cls(backbone, tasks, spec, noise=noise, task_vectors=task_vectors)
 
     def set_step(self, step: int) -> None:
         self.step.fill_(step)

@@ -118,6 +118,7 @@ class Workspace:
         """
         config = RunConfig.parse(values)
         file = folder / CONFIG_FILE
+        text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
         if file.exists():
             if not resume:
                 raise UserError(
@@ -125,7 +126,7 @@ class Workspace:
                     "another run_dir"
                 )
             then = yaml.safe_load(file.read_text(encoding="utf-8"))
-            changed = _differences(then, dict(values))
+            changed = _differences(then, yaml.safe_load(text))
             if changed:
                 raise UserError(
                     f"{folder} holds a run of another configuration: {'; '.join(changed[:4])}. "
@@ -134,7 +135,7 @@ class Workspace:
         else:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                write_text(file, yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True))
+                write_text(file, text)
             except OSError as error:
                 raise UserError(f"cannot write to {folder}: {error.strerror}") from error
         return Workspace(folder, config)
@@ -234,6 +235,4 @@ def _differences(then: Any, now: Any, where: str = "") -> list[str]:
             if f"{where}{key}".split(".")[0] != "logging"
             for line in _differences(then.get(key), now.get(key), f"{where}{key}.")
         ]
-    if then == now or list(then or ()) == list(now or ()) == []:
-        return []
-    return [f"{where[:-1]} was {then!r} and is {now!r}"]
+    return [] if then == now else [f"{where[:-1]} was {then!r} and is {now!r}"]

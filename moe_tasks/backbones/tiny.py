@@ -97,16 +97,14 @@ class TinyBackbone:
         )
 
     def _t5(self, vocab_size: int) -> hf.T5Config:
-        return hf.T5Config(
-            vocab_size=vocab_size,
-            d_model=self.width,
-            d_kv=self.width // self.heads,
-            num_heads=self.heads,
-            d_ff=self.ffn,
-            num_layers=self.encoder_layers,
-            num_decoder_layers=self.decoder_layers,
-            dropout_rate=self.dropout,
-            pad_token_id=0,
-            eos_token_id=1,
-            decoder_start_token_id=0,
-        )
+        sizes: dict[str, Any] = {
+            "d_model": self.width,
+            "d_kv": self.width // self.heads,
+            "num_heads": self.heads,
+            "d_ff": self.ffn,
+            "num_layers": self.encoder_layers,
+            "num_decoder_layers": self.decoder_layers,
+            "dropout_rate": self.dropout,
+        }
+        sizes["decoder_start_token_id"] = 0
+        return hf.T5Config(vocab_size=vocab_size, pad_token_id=0, eos_token_id=1, **sizes)

@@ -64,4 +64,3 @@ def predict(
             answers[row] = text.strip()
     model.train(was_training)
     return answers
-

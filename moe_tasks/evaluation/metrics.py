@@ -159,7 +159,10 @@ def _matthews(predictions: Sequence[str], references: References) -> float:
 
     positive = min(accepted[0] for accepted in references)
     wanted = [accepted[0] == positive for accepted in references]
-    return float(matthews_corrcoef(wanted, [p.strip() == positive for p in predictions]))
+    predicted = [prediction.strip() == positive for prediction in predictions]
+    if len(set(wanted)) < 2 or len(set(predicted)) < 2:
+        return 0.0
+    return float(matthews_corrcoef(wanted, predicted))
 
 
 def _third_labels(references: References) -> Iterable[tuple[int, str]]:

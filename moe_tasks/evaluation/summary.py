@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from moe_tasks.evaluation.gain import Gain
+from moe_tasks.evaluation.grid import Grid, broken, escaped, markdown, rich_table, wrapped
 from moe_tasks.evaluation.scores import (
     Score,
     as_scores,
@@ -22,21 +19,8 @@ from moe_tasks.evaluation.scores import (
 )
 
 MAJORITY = "majority"
-_NARROWEST_LABEL = 20
 _NAMED_TASKS = 6
 _GAINS_TITLE = "average relative gain, with bootstrap 95% intervals"
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """A table before it is drawn: texts that lead each row, then one cell per system."""
-
-    title: str
-    heads: tuple[str, ...]
-    systems: tuple[str, ...]
-    rows: list[tuple[tuple[str, ...], tuple[str, ...]]]
-    last_is_total: bool
-    notes: tuple[str, ...] = ()
 
 
 def print_summary(
@@ -60,17 +44,17 @@ def print_summary(
     """
     console = console or Console(highlight=False)
     for grid in _grids(as_scores(rows), majority, per_task, split):
-        for part in _broken(grid, console.width):
-            console.print(_rich(part, console.width))
+        for part in broken(grid, console.width):
+            console.print(rich_table(part, console.width))
             console.print()
         for note in grid.notes:
-            console.print(_wrapped(note, console.width, "dim"))
+            console.print(wrapped(note, console.width, "dim"))
     gains = list(gains)
     if gains:
         console.print(Text(_GAINS_TITLE, style="bold"))
     for gain in gains:
         for line in gain_lines(gain):
-            console.print(_wrapped(line, console.width))
+            console.print(wrapped(line, console.width))
 
 
 def summary_markdown(
@@ -82,7 +66,7 @@ def summary_markdown(
     split: str = "test",
 ) -> str:
     """What ``print_summary`` prints, as Markdown."""
-    parts = [_markdown(grid) for grid in _grids(as_scores(rows), majority, per_task, split)]
+    parts = [markdown(grid) for grid in _grids(as_scores(rows), majority, per_task, split)]
     lines = []
     for gain in gains:
         lines = lines or [f"**{_GAINS_TITLE}**", ""]
@@ -151,13 +135,13 @@ def _grids(
     majority: Mapping[str, float | None] | None,
     per_task: bool,
     split: str,
-) -> list[_Grid]:
+) -> list[Grid]:
     scores = [s for s in scores if s.split == split]
     grids = [_task_grid(scores, majority or {}, split)] if per_task else []
     return [*grids, _category_grid(scores, split)]
 
 
-def _task_grid(scores: list[Score], majority: Mapping[str, float | None], split: str) -> _Grid:
+def _task_grid(scores: list[Score], majority: Mapping[str, float | None], split: str) -> Grid:
     means = task_means(scores, split)
     if majority:
         means[MAJORITY] = {t: v for t, v in majority.items() if v is not None}
@@ -168,10 +152,10 @@ def _task_grid(scores: list[Score], majority: Mapping[str, float | None], split:
         ((task, _short(metrics[task])), tuple(_cell(means[s].get(task)) for s in systems))
         for task, _ in order
     ]
-    return _Grid(f"unseen tasks, {split} scores", ("task", "metric"), systems, rows, False)
+    return Grid(f"unseen tasks, {split} scores", ("task", "metric"), systems, rows, False)
 
 
-def _category_grid(scores: list[Score], split: str) -> _Grid:
+def _category_grid(scores: list[Score], split: str) -> Grid:
     means = task_means(scores, split)
     systems = tuple(ordered_systems(scores))
     groups: dict[str, list[str]] = {}
@@ -189,13 +173,7 @@ def _category_grid(scores: list[Score], split: str) -> _Grid:
         if (missing := [task for task in everything if task not in means[system]])
     )
     title = f"unseen tasks, mean {split} score"
-    return _Grid(title, ("category", "tasks"), systems, rows, True, notes)
-
-
-def _wrapped(line: str, width: int, style: str = "") -> Text:
-    return Text(
-        textwrap.fill(line, width, subsequent_indent="    ", break_on_hyphens=False), style=style
-    )
+    return Grid(title, ("category", "tasks"), systems, rows, True, notes)
 
 
 def _short(metric: str) -> str:
@@ -211,86 +189,3 @@ def _mean_cell(means: Mapping[str, float], tasks: Sequence[str]) -> str:
     if not found:
         return "-"
     return f"{sum(found) / len(found):.3f}" + ("*" if len(found) < len(tasks) else "")
-
-
-def _label_width(grid: _Grid, width: int) -> int:
-    """Columns for the first text: what is left of ``width``, within what is legible."""
-    second = max([len(grid.heads[1]), *(len(texts[1]) for texts, _ in grid.rows)])
-    cells = sum(_cell_width(system) for system in grid.systems)
-    longest = max([len(grid.heads[0]), *(len(texts[0]) for texts, _ in grid.rows)])
-    return min(longest, max(_NARROWEST_LABEL, width - second - cells - 4))
-
-
-def _cell_width(system: str) -> int:
-    return max(len(system), len("0.000*")) + 2
-
-
-def _broken(grid: _Grid, width: int) -> list[_Grid]:
-    """The grid in parts that fit ``width`` columns, at least one system each."""
-    second = max([len(grid.heads[1]), *(len(texts[1]) for texts, _ in grid.rows)])
-    lead = _label_width(grid, width) + second + 4
-    parts: list[list[int]] = [[]]
-    used = lead
-    for number, system in enumerate(grid.systems):
-        if parts[-1] and used + _cell_width(system) > width:
-            parts.append([])
-            used = lead
-        parts[-1].append(number)
-        used += _cell_width(system)
-    return [
-        _Grid(
-            grid.title if part is parts[0] else "",
-            grid.heads,
-            tuple(grid.systems[i] for i in part),
-            [(texts, tuple(cells[i] for i in part)) for texts, cells in grid.rows],
-            grid.last_is_total,
-        )
-        for part in parts
-    ]
-
-
-def _rich(grid: _Grid, width: int) -> Table:
-    table = Table(
-        title=Text(grid.title) if grid.title else None,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-        collapse_padding=True,
-    )
-    table.add_column(Text(grid.heads[0]), overflow="fold", max_width=_label_width(grid, width))
-    table.add_column(
-        Text(grid.heads[1]), justify="right" if grid.last_is_total else "left", no_wrap=True
-    )
-    for system in grid.systems:
-        table.add_column(Text(system), justify="right", no_wrap=True)
-    for number, (texts, cells) in enumerate(grid.rows):
-        total = grid.last_is_total and number == len(grid.rows) - 1
-        if total:
-            table.add_section()
-        table.add_row(*(Text(c) for c in (*texts, *cells)), style="bold" if total else None)
-    return table
-
-
-def _markdown(grid: _Grid) -> str:
-    aligns = ["---", "---:" if grid.last_is_total else "---", *["---:"] * len(grid.systems)]
-    lines = [
-        markdown_row([*grid.heads, *grid.systems]),
-        markdown_row(aligns),
-        *(markdown_row([escaped(c) for c in (*texts, *cells)]) for texts, cells in grid.rows),
-    ]
-    notes = "".join(f"\n\n{escaped(note)}" for note in grid.notes)
-    return f"**{grid.title}**\n\n" + "\n".join(lines) + notes
-
-
-def markdown_row(cells: Sequence[str]) -> str:
-    """One line of a table; the cells are ``escaped`` already."""
-    return f"| {' | '.join(cells)} |"
-
-
-def escaped(text: str) -> str:
-    """Text for Markdown that is shown as it is, whatever signs it has."""
-    for sign in "\\`*_|[]":
-        text = text.replace(sign, "\\" + sign)
-    return text.replace("<", "&lt;").replace("\n", " ")

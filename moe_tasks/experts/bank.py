@@ -58,7 +58,8 @@ class ExpertBank(nn.Module):
         except AttributeError:
             if name == "experts":
                 raise
-            return getattr(super().__getattr__("experts")[0], name)
+            experts: Any = super().__getattr__("experts")
+            return getattr(experts[0], name)
 
     def forward(self, x: Tensor) -> Tensor:
         route = self.slot.read()

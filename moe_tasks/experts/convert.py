@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Iterator
 from functools import cache
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -90,8 +90,9 @@ def convert(
                     _add_noise(bank, noise)
                     layer.set_submodule(leaf, bank)
         layer.__class__ = _routed_layer_class(type(layer))
-        layer.route_slot = slot  # type: ignore[assignment]
-        layer.route_index = routed.index(name) if name in routed else None  # type: ignore[assignment]
+        placed = cast(_Placed, layer)
+        placed.route_slot = slot
+        placed.route_index = routed.index(name) if name in routed else None
     model.__class__ = _routed_model_class(type(model))
     return routed
 
@@ -120,26 +121,34 @@ def _named_as(cls: type, parent: type) -> type:
     return cls
 
 
+class _Placed(Protocol):
+    """What conversion adds to a layer."""
+
+    route_slot: RouteSlot
+    route_index: int | None  # place among the routed layers; None for one without experts
+
+
 @cache
-def _routed_layer_class(parent: type[GradientCheckpointingLayer]) -> type:
-    class Routed(parent):  # type: ignore[misc, valid-type]
+def _routed_layer_class(parent: Any) -> type:
+    class Routed(parent):
         def forward(self, *args: Any, route_plan: RoutePlan | None = None, **kwargs: Any) -> Any:
-            if self.route_index is None:
+            place = cast(_Placed, self)
+            if place.route_index is None:
                 return super().forward(*args, **kwargs)
             if route_plan is None:
                 raise RuntimeError("a routed model needs a route plan: call it through TaskMoE")
-            self.route_slot.route = route_plan.layers[self.route_index]
+            place.route_slot.route = route_plan.layers[place.route_index]
             try:
                 return super().forward(*args, **kwargs)
             finally:
-                self.route_slot.route = None
+                place.route_slot.route = None
 
     return _named_as(Routed, parent)
 
 
 @cache
-def _routed_model_class(parent: type[PreTrainedModel]) -> type:
-    class Routed(parent):  # type: ignore[misc, valid-type]
+def _routed_model_class(parent: Any) -> type:
+    class Routed(parent):
         """``generate`` accepts ``route_plan`` and repeats its rows for beams."""
 
         def _validate_model_kwargs(self, model_kwargs: dict[str, Any]) -> None:
@@ -167,7 +176,7 @@ def squeeze(model: PreTrainedModel, weights: Tensor, mode: Mode) -> PreTrainedMo
     """
     memo: dict[int, Any] = {}
     for layer in named_layers(model).values():
-        index: int | None = layer.route_index  # type: ignore[assignment]
+        index = cast(_Placed, layer).route_index
         for module in layer.modules():
             if isinstance(module, ExpertBank) and index is not None:
                 # deepcopy takes the squeezed leaf for the bank, so no bank is ever copied whole

@@ -38,7 +38,7 @@ class _GroupedLinear(torch.autograd.Function):
         ctx.save_for_backward(x, *parameters)
         x = route.gather(x)
         parts = [
-            F.linear(x[s.start : s.stop], _as(weights[s.key], x), _as(biases[s.key], x))  # type: ignore[arg-type]
+            F.linear(x[s.start : s.stop], _as(weights[s.key], x), _as(biases[s.key], x))
             for s in route.segments
         ]
         return route.scatter(parts[0] if len(parts) == 1 else torch.cat(parts))
@@ -68,7 +68,7 @@ class _GroupedLinear(torch.autograd.Function):
         return grad_x, grad_p, None, None, *grads
 
 
-def _as(parameter: Tensor | None, like: Tensor) -> Tensor | None:
+def _as(parameter: Any, like: Tensor) -> Any:
     return None if parameter is None else parameter.to(like.dtype)
 
 

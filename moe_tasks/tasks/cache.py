@@ -83,7 +83,8 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+        reason = " ".join(str(error.strerror or error).split())
+        raise UserError(f"{path}: cannot be read: {reason}") from error
 
 
 def _whole(path: Path) -> dict[str, Any] | None:

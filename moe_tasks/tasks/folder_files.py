@@ -124,13 +124,10 @@ def read_settings(root: Path, tasks: Sequence[str]) -> dict[str, TaskSettings]:
         if task not in tasks:
             raise UserError(f"{path}: no files for task {task!r}; {nearest(str(task), tasks)}")
         try:
-            settings[task] = from_mapping(TaskSettings, values or {}, task)
+            settings[task] = from_mapping(TaskSettings, {} if values is None else values, task)
         except UserError as error:
-            hint = (
-                " (quote words like yes and no)"
-                if re.search("is (True|False);", str(error))
-                else ""
-            )
+            is_bool = re.search(r"is (True|False)\b", str(error))
+            hint = " (put words like yes and no in quotes)" if is_bool else ""
             raise UserError(f"{path}: {error}{hint}") from error
     return settings
 
@@ -157,4 +154,4 @@ def _read_yaml(path: Path) -> Any:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UserError(f"{path}:{line}: not YAML: {error.problem}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not YAML: {error}") from error
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error

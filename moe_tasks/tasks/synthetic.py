@@ -7,11 +7,9 @@ and an unseen task asks for a known skill on new content.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-
-import datasets
-import pyarrow as pa
+from pathlib import Path
 
 from moe_tasks.registry import register
 from moe_tasks.tasks._synthetic import (
@@ -25,9 +23,13 @@ from moe_tasks.tasks._synthetic import (
 )
 from moe_tasks.tasks._synthetic.facts import World
 from moe_tasks.tasks._synthetic.spec import Spec
-from moe_tasks.tasks.base import ROW_FEATURES, Example, Split, TaskCollection
+from moe_tasks.tasks.base import Split, TaskCollection
+from moe_tasks.tasks.cache import content_hash
+from moe_tasks.tasks.reading import Row, cached_rows
 
 POOL = sampling.POOL
+
+_CODE = Path(sampling.__file__).parent
 
 
 @register("tasks", "synthetic")
@@ -42,7 +44,7 @@ class SyntheticTasks:
             the sample ``pool``, none of them a dev or test row of any sample; the rows of the
             few-shot samples stay what they are. The facts of closed-book tasks are all in the
             pool, but not all in a few-shot sample.
-        cache_dir: where the other collections keep their tables; this one is made in memory.
+        cache_dir: where the table of rows is kept.
     """
 
     seed: int = 0
@@ -58,21 +60,32 @@ class SyntheticTasks:
             raise ValueError(f"'train_rows' is {self.train_rows}; expected 1 or more")
 
     def build(self) -> TaskCollection:
-        """The collection.
+        """The collection, generated or found in the cache.
 
         Raises:
-            UserError: ``train_rows`` is more than a task has.
+            UserError: ``train_rows`` is more than a task has, or the cache cannot be written.
         """
         specs = sorted(all_specs(self.seed), key=lambda spec: spec.name)
         assigned = roles.assign(specs, self.split)
-        unseen = {*assigned["dev"], *assigned["test"]}
-        table = _table(
-            (spec.name, *row)
-            for spec in specs
-            for row in sampling.rows(spec, self.seed, spec.name in unseen, self.train_rows)
+        key = {
+            "synthetic": [self.seed, self.train_rows],
+            "roles": assigned,
+            "code": content_hash(sorted(_CODE.glob("*.py")), _CODE),
+        }
+        table, _ = cached_rows(
+            self.cache_dir, key, lambda: self._rows(specs, assigned), lambda: None
         )
         tasks = {spec.name: spec.task for spec in specs}
         return TaskCollection(tasks, assigned, sampling.SAMPLES, table)
+
+    def _rows(
+        self, specs: Sequence[Spec], assigned: Mapping[Split, Sequence[str]]
+    ) -> Iterator[Row]:
+        unseen = {*assigned["dev"], *assigned["test"]}
+        for spec in specs:
+            rows = list(sampling.rows(spec, self.seed, spec.name in unseen, self.train_rows))
+            rows.sort(key=lambda row: row[:2])
+            yield from ((spec.name, *row) for row in rows)
 
 
 def all_specs(seed: int) -> list[Spec]:
@@ -85,21 +98,3 @@ def all_specs(seed: int) -> list[Spec]:
         *choice.specs(),
         *transform.specs(),
     ]
-
-
-def _table(rows: Iterator[tuple[str, str, Split, Example]]) -> datasets.Dataset:
-    records = [
-        {
-            "task": task,
-            "split": split,
-            "sample": sample,
-            "input": example.input,
-            "outputs": list(example.outputs),
-            "options": list(example.options),
-        }
-        for task, sample, split, example in rows
-    ]
-    records.sort(key=lambda r: (r["task"], r["sample"], r["split"]))
-    return datasets.Dataset(
-        pa.Table.from_pylist(records, schema=ROW_FEATURES.arrow_schema)
-    )

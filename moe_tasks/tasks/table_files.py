@@ -65,10 +65,10 @@ def _example(record: Record, options: Sequence[str]) -> Example:
 def _check_fields(names: tuple[str, ...]) -> None:
     """``ValueError`` unless there is an input, one of output and outputs, and no near miss."""
     if "input" not in names:
-        raise ValueError(f"no 'input'; {nearest('input', names)}")
+        raise ValueError(f"no 'input'; {nearest('input', names, 1)}")
     if ("output" in names) == ("outputs" in names):
         problem = "both 'output' and 'outputs'" if "output" in names else "no 'output'"
-        raise ValueError(f"{problem}; {nearest('output', names)}")
+        raise ValueError(f"{problem}; {nearest('output', names, 1)}")
     if "options" not in names and (near := get_close_matches("options", names, cutoff=0.8)):
         raise ValueError(f"unknown field {near[0]!r}; did you mean 'options'?")
 
@@ -191,8 +191,10 @@ def _parquet(path: Path, bad: BadRows) -> Iterator[tuple[int, Record]]:
                 _check_columns(path, file.schema_arrow.names)
                 columns = [name for name in FIELDS if name in file.schema_arrow.names]
                 batches = list(file.iter_batches(columns=columns))
-        except pa.ArrowException as error:
-            raise UserError(f"{path}: not Parquet: {error}") from error
+        except UserError:
+            raise
+        except (pa.ArrowException, ValueError) as error:
+            raise UserError(f"{path}: not Parquet: {' '.join(str(error).split())}") from error
     number = 0
     for batch in batches:
         for row in range(len(batch)):

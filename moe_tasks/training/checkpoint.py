@@ -185,10 +185,6 @@ class CheckpointStore:
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{pointer} is damaged: {error}") from error
 
-    def clear(self) -> None:
-        """Remove all checkpoints, to train from the start."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _publish(self, aside: Path, path: Path) -> None:
         for entry in sorted(aside.rglob("*")):
             sync(entry)

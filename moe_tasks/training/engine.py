@@ -16,6 +16,7 @@ from moe_tasks.training.data import Batch
 from moe_tasks.training.loss import token_loss
 from moe_tasks.training.model import Trainable
 from moe_tasks.training.optimizer import build_optimizer, parameter_names
+from moe_tasks.training.randomness import random_state, set_random_state
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,6 @@ class LocalEngine:
     Attributes:
         splits: parts that each batch is cut into; doubled whenever memory runs out.
     """
-
-    is_main = True
 
     def __init__(self, model: Trainable, config: TrainingConfig) -> None:
         self.model = model
@@ -72,7 +71,7 @@ class LocalEngine:
             self.zero_gradients()
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
-            set_random_state(state)
+            set_random_state(state, self.device)
             self.splits *= 2
             logger.warning("out of memory: batches are now computed in %d parts", self.splits)
 
@@ -116,14 +115,11 @@ class LocalEngine:
         self._optimizer.state.clear()
         for name, state in states.items():
             self._optimizer.state[by_name[name]] = state
-        set_random_state({k: v for k, v in tensors.items() if k.startswith("random/")})
+        set_random_state(tensors, self.device)
 
     def save_model(self, path: Path) -> None:
         """Write the model's files into an existing empty folder."""
         self.model.save(path)
-
-    def barrier(self) -> None:
-        """Wait for all processes: there is one."""
 
     def _accumulate(self, batches: Sequence[Batch]) -> torch.Tensor:
         targets = max(1, sum(batch.targets for batch in batches))
@@ -145,21 +141,6 @@ class LocalEngine:
     def _gradient_norm(self) -> torch.Tensor:
         grads = [p.grad for p in self._parameters if p.grad is not None]
         return torch.nn.utils.get_total_norm(grads).to(self.device)
-
-
-def random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """State of torch's generators that training on ``device`` draws from."""
-    state = {"random/cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["random/cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_random_state(state: Mapping[str, torch.Tensor]) -> None:
-    """Set torch's generators to what ``random_state`` returned."""
-    torch.set_rng_state(state["random/cpu"])
-    if "random/cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["random/cuda"])
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import math
 import re
@@ -20,9 +19,10 @@ from moe_tasks.training.callbacks import Callback, Start
 from moe_tasks.training.checkpoint import Checkpoint, CheckpointStore, Damaged
 from moe_tasks.training.config import TrainingConfig
 from moe_tasks.training.data import Batch, Batches
-from moe_tasks.training.engine import LocalEngine, OutOfMemory, random_state, set_random_state
+from moe_tasks.training.engine import LocalEngine, OutOfMemory
 from moe_tasks.training.model import Trainable
 from moe_tasks.training.optimizer import rates
+from moe_tasks.training.randomness import evaluate_apart, seed_training
 from moe_tasks.training.signals import Interrupted, StopSignals
 from moe_tasks.training.state import RunState, TrainResult
 
@@ -130,8 +130,7 @@ class Trainer:
         return step is not None
 
     def _begin(self, resume: bool) -> None:
-        digest = hashlib.sha256(f"{self.seed}/{self.system}".encode()).digest()
-        torch.manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        seed_training(self.seed, self.system)
         if self.store is not None:
             found = self.store.find_resumable() if resume else None
             if found is not None:
@@ -213,7 +212,16 @@ class Trainer:
             last = state.step == config.steps
             improved, metrics = False, None
             if self._evaluate_model is not None and (last or _due(state.step, config.eval_every)):
-                metrics = self._evaluate()
+                metrics = evaluate_apart(
+                    self.model,
+                    self._evaluate_model,
+                    self._engine.device,
+                    self.seed,
+                    self._signals,
+                )
+                if metrics is None:
+                    self._interrupt()
+                metrics = {name: float(value) for name, value in metrics.items()}
                 improved = self._note_evaluation(metrics)
             if last or metrics or _due(state.step, config.log_every):
                 self._log(metrics or {})
@@ -223,22 +231,6 @@ class Trainer:
                 self._save()
         if self._signals.received is not None and state.step < config.steps:
             self._interrupt()
-
-    def _evaluate(self) -> Mapping[str, float]:
-        evaluate = self._evaluate_model
-        assert evaluate is not None
-        before = random_state(self._engine.device)
-        torch.manual_seed(self.seed)
-        self.model.train(False)
-        try:
-            with torch.no_grad():
-                metrics = self._signals.attempt(lambda: evaluate(self.model))
-        finally:
-            self.model.train(True)
-            set_random_state(before)
-        if metrics is None:
-            self._interrupt()
-        return metrics
 
     def _note_evaluation(self, metrics: Mapping[str, float]) -> bool:
         state = self.state

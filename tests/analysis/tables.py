@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from scipy.special import softmax
 
 from analysis.routes import Snapshot, snapshot
 from analysis.runs import ROUTE_COLUMNS, SCORE_COLUMNS
@@ -32,7 +33,7 @@ def route_table(
     for task in range(num_tasks):
         category = task * num_categories // num_tasks
         logits = 2 * (strength * shared[category] + rng.normal(size=shape))
-        weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        weights = softmax(logits, axis=-1)
         if hard:
             weights = (weights == weights.max(-1, keepdims=True)).astype(float)
         rows += [

@@ -62,7 +62,7 @@ def test_gap_and_chance_equal_loops() -> None:
 @pytest.mark.parametrize("hard", [False, True])
 def test_planted_structure_is_found_half_of_it_half(hard: bool) -> None:
     strong, half, none = (
-        agreement(shot(strength, hard=hard, seed=3)) for strength in (4.0, 1.2, 0.0)
+        agreement(shot(strength, hard=hard, seed=4)) for strength in (1000.0, 1.2, 0.0)
     )
     for name in MEASURES:
         values = [getattr(found, name).value for found in (none, half, strong)]
@@ -70,8 +70,8 @@ def test_planted_structure_is_found_half_of_it_half(hard: bool) -> None:
         assert getattr(strong, name).p_value == pytest.approx(1 / 1001)
         assert getattr(half, name).p_value < 0.01
         assert getattr(none, name).p_value > 0.05
-    assert strong.cluster_nmi.value > 0.85
-    assert strong.neighbour_accuracy.value > 0.9
+    assert strong.cluster_nmi.value == pytest.approx(1)
+    assert strong.neighbour_accuracy.value == pytest.approx(1)
     assert abs(none.cluster_nmi.value - none.cluster_nmi.chance) < 0.1
 
 
@@ -80,16 +80,17 @@ def test_p_values_are_uniform_without_structure(hard: bool) -> None:
     """Hard routes have many ties, which must not follow the order of the tasks."""
     p_values: dict[str, list[float]] = {name: [] for name in MEASURES}
     layers = 1 if hard else 2
-    for seed in range(100):
+    for seed in range(60):
         found = agreement(
             shot(0.0, seed=seed, hard=hard, num_layers=layers), num_permutations=99, seed=seed
         )
         for name in MEASURES:
             p_values[name].append(getattr(found, name).p_value)
     for name, values in p_values.items():
-        # Equal statistics make p-values conservative, so small ones are what is tested.
+        assert stats.kstest(values, "uniform", alternative="greater").pvalue > 0.01, name
         assert np.mean(np.array(values) <= 0.05) <= 0.1, name
-        if not hard:
+        # The share of neighbours has few possible values: its p-values are valid, but coarse.
+        if name != "neighbour_accuracy":
             assert stats.kstest(values, "uniform").pvalue > 0.01, name
 
 

@@ -56,7 +56,7 @@ def test_run_without_routes_or_scores_loads(run: Path) -> None:
     (run / "routes" / "moe_untrained.parquet").unlink()
     assert load_run(run).routes == {}
     (run / "scores.csv").rename(run.parent / "scores.csv")
-    with pytest.raises(UserError, match="lacks scores.csv, gain.json, routes.parquet"):
+    with pytest.raises(UserError, match=r"lacks scores\.csv, gain\.json, routes\.parquet"):
         load_run(run)
     route_table(1.0).to_parquet(run / "routes.parquet")
     assert load_run(run).scores.empty
@@ -146,7 +146,7 @@ def test_snapshot_refuses_holes_and_repeats() -> None:
 
 def test_distances_are_mean_total_variation() -> None:
     table = route_table(0.0, num_tasks=2, num_categories=1, num_layers=1, num_experts=2)
-    table["weight"] = [1.0, 0.0, 0.5, 0.5] + [0.0, 1.0, 0.25, 0.75]
+    table["weight"] = [1.0, 0.0, 0.5, 0.5, 0.0, 1.0, 0.25, 0.75]
     assert snapshot(table).distances[0, 1] == pytest.approx((1.0 + 0.25) / 2)
 
 

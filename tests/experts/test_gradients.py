@@ -12,7 +12,11 @@ from moe_tasks.routing.plan import RoutePlan
 from tests.models import batch, routed
 
 B, T, M, D = 10, 4, 3, 6
-ROWS = {"unequal": [0, 0, 0, 1, 2, 2, 3, 3, 3, 3], "equal": [0, 0, 1, 1, 2, 2, 3, 3], "mixed": [3, 0, 2, 0, 1, 3, 2, 3, 0, 3]}  # fmt: skip
+ROWS = {
+    "unequal": [0, 0, 0, 1, 2, 2, 3, 3, 3, 3],
+    "equal": [0, 0, 1, 1, 2, 2, 3, 3],
+    "mixed": [3, 0, 2, 0, 1, 3, 2, 3, 0, 3],
+}
 
 
 class GemmaNorm(nn.Module):

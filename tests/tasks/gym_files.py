@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from moe_tasks.errors import UserError
+from moe_tasks.tasks.base import TaskCollection
 from moe_tasks.tasks.gym import GymTasks
 
 SAMPLES = ("13", "21")
@@ -44,6 +47,17 @@ def write_gym(
 
 def gym(root: Path, **keys: Any) -> GymTasks:
     return GymTasks(str(root), **{"cache_dir": str(root.parent / "cache"), **keys})
+
+
+def attempt(build: Callable[[], TaskCollection]) -> tuple[TaskCollection | None, str]:
+    """What was built and "", or None and the one message; any other error passes."""
+    try:
+        return build(), ""
+    except UserError as error:
+        message = str(error)
+    assert message
+    assert "\n" not in message
+    return None, message
 
 
 def cache_files(root: Path) -> list[Path]:

@@ -1,89 +1,20 @@
-"""Bring your own tasks: formats, the few-shot draw, settings, mistakes."""
+"""Bring your own tasks: formats, settings, mistakes."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import tempfile
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from moe_tasks import config
 from moe_tasks.errors import UserError
-from moe_tasks.tasks.base import SPLITS, TaskCollection
-from moe_tasks.tasks.folder import FolderTasks
-
-Rows = list[dict[str, Any]]
-
-
-def free(count: int, kind: str = "row") -> Rows:
-    return [{"input": f"{kind} {i}", "output": f"answer {i}"} for i in range(count)]
-
-
-def labelled(count: int, labels: tuple[str, ...] = ("yes", "no"), kind: str = "row") -> Rows:
-    return [
-        {"input": f"{kind} {i}", "output": labels[i % len(labels)], "options": list(labels)}
-        for i in range(count)
-    ]
-
-
-def jsonl(rows: Rows) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
-
-
-def delimited(rows: Rows, delimiter: str) -> bytes:
-    cells = [{k: "|".join(v) if isinstance(v, list) else v for k, v in r.items()} for r in rows]
-    file = io.StringIO()
-    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
-    writer = csv.DictWriter(file, rows[0], delimiter=delimiter, quoting=quoting, quotechar='"')
-    writer.writeheader()
-    writer.writerows(cells)
-    return file.getvalue().encode()
-
-
-def parquet(rows: Rows) -> bytes:
-    file = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), file)
-    return file.getvalue().to_pybytes()
-
-
-WRITE = {
-    "jsonl": jsonl,
-    "csv": lambda rows: delimited(rows, ","),
-    "tsv": lambda rows: delimited(rows, "\t"),
-    "parquet": parquet,
-}
-
-
-def put(root: Path, name: str, content: bytes) -> Path:
-    path = root / "data" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
-
-
-def build(root: Path, **keys: Any) -> TaskCollection:
-    keys = {"cache_dir": str(root / "cache"), **keys}
-    return FolderTasks(str(root / "data"), **keys).build()
-
-
-def cache_files(root: Path) -> list[Path]:
-    return sorted((root / "cache").iterdir()) if (root / "cache").exists() else []
+from tests.tasks.folder_files import WRITE, build, cache_files, free, jsonl, labelled, parquet, put
 
 
 @pytest.mark.parametrize("layout", ["qa.{}.{}", "qa/{}.{}"])
 @pytest.mark.parametrize("kind", WRITE)
-def test_all_formats_and_layouts_give_the_same_rows(
-    kind: str, layout: str, tmp_path: Path
-) -> None:
+def test_all_formats_and_layouts_give_the_same_rows(kind: str, layout: str, tmp_path: Path) -> None:
     files = {"train": labelled(70), "dev": labelled(40, kind="d"), "test": labelled(9, kind="t")}
     for split, rows in files.items():
         put(tmp_path, layout.format(split, kind), WRITE[kind](rows))
@@ -91,7 +22,9 @@ def test_all_formats_and_layouts_give_the_same_rows(
     collection, plain = build(tmp_path), build(tmp_path / "plain")
     assert collection.rows.to_list() == plain.rows.to_list()
     assert collection.task("qa").metric == "ACC"
-    assert [e.input for e in collection.examples("qa", "test", "13")] == [f"t {i}" for i in range(9)]
+    assert [e.input for e in collection.examples("qa", "test", "13")] == [
+        f"t {i}" for i in range(9)
+    ]
     assert collection.examples("qa", "test", "13")[1].options == ("yes", "no")
 
 
@@ -124,111 +57,25 @@ def test_csv_fields_may_be_quoted_and_hold_line_breaks(tmp_path: Path) -> None:
     ]
 
 
-def draws(collection: TaskCollection, sample: str) -> tuple[list[Any], list[Any], list[Any]]:
-    train, dev, test = (collection.examples("qa", split, sample) for split in SPLITS)
-    return train, dev, test
-
-
-def test_classification_draws_16_a_class_for_train_and_dev(tmp_path: Path) -> None:
-    put(tmp_path, "qa.train.jsonl", jsonl(labelled(300, ("a", "b", "c"))))
-    put(tmp_path, "qa.test.jsonl", jsonl(labelled(30, ("a", "b", "c"), "t")))
-    collection = build(tmp_path)
-    assert collection.samples == ("100", "13", "21", "42", "87")
-    assert collection.task("qa").features["classification"] is True
-    seen = set()
-    for sample in collection.samples:
-        train, dev, test = draws(collection, sample)
-        assert Counter(e.outputs[0] for e in train) == {"a": 16, "b": 16, "c": 16}
-        assert Counter(e.outputs[0] for e in dev) == {"a": 16, "b": 16, "c": 16}
-        assert not {e.input for e in train} & {e.input for e in dev}
-        assert len(test) == 30
-        seen.add(frozenset(e.input for e in train))
-    assert len(seen) == 5
-
-
-def test_other_tasks_draw_32_in_all(tmp_path: Path) -> None:
-    put(tmp_path, "qa.train.jsonl", jsonl(free(100)))
-    put(tmp_path, "qa.test.jsonl", jsonl(free(3, "t")))
-    collection = build(tmp_path, num_samples=7)
-    assert collection.samples[5:] == ("101", "102")
-    for sample in collection.samples:
-        train, dev, _ = draws(collection, sample)
-        assert len({e.input for e in train}) == len({e.input for e in dev}) == 32
-        assert not {e.input for e in train} & {e.input for e in dev}
-
-
-def test_multiple_choice_is_no_classification(tmp_path: Path) -> None:
-    rows = [
-        {"input": f"q {i}", "output": f"{i}", "options": [f"{i}", f"{i + 1}"]} for i in range(80)
-    ]
-    put(tmp_path, "qa.train.jsonl", jsonl(rows))
-    collection = build(tmp_path)
-    assert collection.task("qa").metric == "ACC"
-    assert collection.task("qa").features["classification"] is False
-    assert len(collection.slice("qa", "train", "13")) == 32
-
-
-def test_shots_by_key(tmp_path: Path) -> None:
-    put(tmp_path, "qa.train.jsonl", jsonl(labelled(100)))
-    put(tmp_path, "qa.test.jsonl", jsonl(labelled(4, kind="t")))
-    assert len(build(tmp_path, shots=3).slice("qa", "train", "13")) == 6
-    everything = build(tmp_path, shots="all")
-    assert len(everything.slice("qa", "train", "13")) == 80
-    assert len(everything.slice("qa", "dev", "13")) == 20
-    put(tmp_path, "qa.dev.jsonl", jsonl(labelled(50, kind="d")))
-    everything = build(tmp_path, shots="all")
-    assert len(everything.slice("qa", "train", "13")) == 100
-    assert len(everything.slice("qa", "dev", "13")) == 50
-
-
-def test_dev_rows_come_from_the_dev_file(tmp_path: Path) -> None:
-    put(tmp_path, "qa.train.jsonl", jsonl(labelled(20)))
-    put(tmp_path, "qa.dev.jsonl", jsonl(labelled(100, kind="d")))
-    train, dev, _ = draws(build(tmp_path), "42")
-    assert len(train) == 16  # of the 16 rows that the held-out test part leaves
-    assert len(dev) == 32
-    assert all(e.input.startswith("d ") for e in dev)
-
-
-def test_a_small_class_is_halved(tmp_path: Path) -> None:
-    put(tmp_path, "qa.train.jsonl", jsonl(labelled(100)[:80:2] + labelled(100)[1:10:2]))
-    put(tmp_path, "qa.test.jsonl", jsonl(labelled(4, kind="t")))
-    train, dev, _ = draws(build(tmp_path), "21")
-    assert Counter(e.outputs[0] for e in train) == {"yes": 16, "no": 3}
-    assert Counter(e.outputs[0] for e in dev) == {"yes": 16, "no": 2}
-
-
-def test_without_a_test_file_the_same_part_is_held_out_for_all_samples(tmp_path: Path) -> None:
-    path = put(tmp_path, "qa.train.jsonl", jsonl(free(100)))
-    collection = build(tmp_path)
-    assert collection.skipped == (f"{path}: no test file for 'qa': 20 rows held out as test",)
-    tests = [collection.examples("qa", "test", sample) for sample in collection.samples]
-    assert all(test == tests[0] for test in tests)
-    held_out = {e.input for e in tests[0]}
-    assert len(held_out) == 20
-    for sample in collection.samples:
-        train, dev, _ = draws(collection, sample)
-        assert not held_out & {e.input for e in (*train, *dev)}
-
-
-def test_a_draw_does_not_depend_on_the_order_of_the_rows(tmp_path: Path) -> None:
-    put(tmp_path, "qa.train.jsonl", jsonl(free(90)))
-    put(tmp_path / "other", "qa.train.jsonl", jsonl(free(90)[::-1]))
-    assert build(tmp_path).rows.to_list() == build(tmp_path / "other").rows.to_list()
-
-
 def test_repeated_inputs_are_merged_and_noted(tmp_path: Path) -> None:
     put(tmp_path, "qa.train.jsonl", jsonl(free(10)))
     rows = [{"input": "same", "output": o} for o in ("a", "b", "a")] + free(1, "t")
     path = put(tmp_path, "qa.test.jsonl", jsonl(rows))
     collection = build(tmp_path)
-    assert [e.outputs for e in collection.examples("qa", "test", "13")] == [("a", "b"), ("answer 0",)]
+    assert [e.outputs for e in collection.examples("qa", "test", "13")] == [
+        ("a", "b"),
+        ("answer 0",),
+    ]
     assert collection.skipped == (f"{path}: 2 rows repeat the input of another",)
 
 
 def test_tasks_yaml_sets_what_the_defaults_do_not(tmp_path: Path) -> None:
     put(tmp_path, "qa.train.jsonl", jsonl(free(50)))
-    put(tmp_path, "num.train.csv", b"input,output\n" + b"".join(b"%d,%d\n" % (i, i) for i in range(9)))
+    put(
+        tmp_path,
+        "num.train.csv",
+        b"input,output\n" + b"".join(b"%d,%d\n" % (i, i) for i in range(9)),
+    )
     put(tmp_path, "nli.train.jsonl", jsonl([{"input": f"{i}", "output": "no"} for i in range(50)]))
     put(
         tmp_path,
@@ -261,14 +108,16 @@ def test_yaml_tags_are_never_executed(tmp_path: Path) -> None:
     assert not target.exists()
 
 
-ROWS_BEFORE = 3
 BAD_LINES = {
     "not JSON": (b'{"input": "a", "output"\n', "not JSON"),
     "depth": (b"[" * 99_999 + b"\n", "not JSON"),
     "no object": (b'["a", "b"]\n', "expected {...}"),
     "no input": (b'{"inptu": "a", "output": "yes"}\n', "no 'input'; did you mean 'inptu'?"),
     "no output": (b'{"input": "a", "options": ["yes", "no"]}\n', "no 'output'"),
-    "both": (b'{"input": "a", "output": "yes", "outputs": ["no"]}\n', "both 'output' and 'outputs'"),
+    "both": (
+        b'{"input": "a", "output": "yes", "outputs": ["no"]}\n',
+        "both 'output' and 'outputs'",
+    ),
     "empty output": (b'{"input": "a", "output": " "}\n', "empty output"),
     "no outputs": (b'{"input": "a", "outputs": []}\n', "empty output"),
     "kind": (b'{"input": true, "output": "yes"}\n', "'input' is True; expected text"),
@@ -327,8 +176,16 @@ def test_a_bad_row_is_an_error_or_skipped_and_listed(name: str, tmp_path: Path) 
         ("csv", b"\xef\xbb\xbfinput,output\r\na,b\r\n", "1 rows are too few"),
         ("parquet", b"PAR1 not at all", "not Parquet"),
         ("parquet", parquet([{"input": "a"}]), r":1: header: no 'output'"),
-        ("parquet", parquet([{"input": [1], "output": "x"}]), r":1: 'input' is \[1\]; expected text"),
-        ("parquet", parquet([{"input": b"\xff", "output": "x"}]), ":1: 'input' is b.*expected text"),
+        (
+            "parquet",
+            parquet([{"input": [1], "output": "x"}]),
+            r":1: 'input' is \[1\]; expected text",
+        ),
+        (
+            "parquet",
+            parquet([{"input": b"\xff", "output": "x"}]),
+            ":1: 'input' is b.*expected text",
+        ),
     ],
 )
 def test_a_malformed_table_is_one_message(
@@ -428,7 +285,9 @@ def test_too_many_bad_rows_stop(tmp_path: Path) -> None:
     put(tmp_path, "qa.train.jsonl", jsonl(free(98)) + b"{}\n{}\n")
     assert len(build(tmp_path, on_bad_row="skip").skipped) == 2
     put(tmp_path, "qa.train.jsonl", jsonl(free(97)) + b"{}\n{}\n{}\n")
-    with pytest.raises(UserError, match=r"task 'qa': 3 of 200 rows .*qa.train.jsonl:98: no 'input'"):
+    with pytest.raises(
+        UserError, match=r"task 'qa': 3 of 200 rows .*qa.train.jsonl:98: no 'input'"
+    ):
         build(tmp_path, on_bad_row="skip")
 
 
@@ -444,89 +303,3 @@ def test_the_cache_follows_content_settings_and_draw(tmp_path: Path) -> None:
     put(tmp_path, "qa.train.jsonl", jsonl(free(49)))
     build(tmp_path)
     assert len(cache_files(tmp_path)) == 4
-
-
-_WORD = st.sampled_from(["input", "output", "outputs", "options", "yes", "no", "", "|", "\ud800", "1"])
-_VALUE = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | _WORD | st.text(max_size=4),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_WORD, inner, max_size=2),
-    max_leaves=5,
-)
-_LINE = st.dictionaries(_WORD, _VALUE, max_size=4).map(lambda row: json.dumps(row).encode())
-_JSONL = st.lists(_LINE | st.binary(max_size=20), max_size=12).map(b"\n".join)
-_TOKENS = st.sampled_from([b",", b"\t", b'"', b"\n", b"\r\n", b"\0", b"|", b"yes", b"no", b"\xff", b" "])
-_TABLE = st.tuples(
-    st.sampled_from([b"", b"input,output\n", b"input\toutput\n", b"input,outputs,options\n"]),
-    st.lists(_TOKENS | st.binary(max_size=4), max_size=40).map(b"".join),
-).map(b"".join)
-_FILES = st.one_of(
-    st.tuples(st.just("jsonl"), _JSONL),
-    st.tuples(st.sampled_from(["csv", "tsv"]), _TABLE),
-    st.tuples(
-        st.just("parquet"),
-        st.tuples(st.integers(0, 2000), st.integers(0, 255)).map(
-            lambda flip: _flipped(parquet(labelled(5)), *flip)
-        ),
-    ),
-)
-
-
-def _flipped(content: bytes, place: int, value: int) -> bytes:
-    place %= len(content)
-    return content[:place] + bytes([value]) + content[place + 1 :]
-
-
-def _check_file(kind: str, content: bytes, settings: bytes | None = None) -> None:
-    """Whatever a file holds, there is a sound collection or one message."""
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        put(root, f"qa.train.{kind}", jsonl(free(8)) if settings is not None else content)
-        if settings is not None:
-            put(root, "tasks.yaml", settings)
-        try:
-            collection = build(root, on_bad_row="skip", max_bad_share=0.9, num_samples=1)
-        except UserError as error:
-            assert str(error)
-            assert cache_files(root) == []
-            return
-        rows = [e for split in SPLITS for e in collection.examples("qa", split, "100")]
-        assert len({(e.input, tuple(sorted(e.options))) for e in rows}) <= len(rows)
-        for e in rows:
-            assert e.input
-            assert e.outputs
-            assert all(e.outputs)
-            assert set(e.outputs) <= set(e.options or e.outputs)
-
-
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
-@given(_FILES)
-def test_any_file_is_read_or_refused(file: tuple[str, bytes]) -> None:
-    _check_file(*file)
-
-
-@pytest.mark.stress
-@pytest.mark.timeout(1200)
-@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(_FILES)
-def test_any_file_is_read_or_refused_10000_times(file: tuple[str, bytes]) -> None:
-    _check_file(*file)
-
-
-_YAML = st.recursive(
-    st.sampled_from(
-        ["qa", "metric", "EM", "role", "test", "options", "features", "yes", "3", "&a x", "*a",
-         "2020-01-01", "!!binary x", "!!set {a}", "? a", '"\\ud800"', "<<", "~", "\x00", "- a"]
-    ),
-    lambda inner: st.lists(inner, max_size=3).map(lambda xs: "[" + ", ".join(xs) + "]")
-    | st.lists(st.tuples(inner, inner), max_size=3).map(
-        lambda pairs: "{" + ", ".join(f"{key}: {value}" for key, value in pairs) + "}"
-    ),
-    max_leaves=10,
-)  # fmt: skip
-
-
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.tuples(st.sampled_from(["", "qa: ", "qa: {features: {a: "]), _YAML).map("".join))
-def test_any_tasks_yaml_is_read_or_refused(text: str) -> None:
-    closing = "}" * (text.count("{") - text.count("}"))
-    _check_file("jsonl", b"", settings=(text + closing).encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -140,8 +141,9 @@ def test_training_over_checkpoints_is_refused(tmp_path: Path) -> None:
 )
 def test_other_configuration_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
     _uninterrupted(tmp_path, steps=2)
+    changes = {"steps": 2, **changes}
     with pytest.raises(UserError, match=message):
-        tiny.trainer(tmp_path, **{"steps": 2, **changes}).fit(resume=True)
+        tiny.trainer(tmp_path, **changes).fit(resume=True)
 
 
 def test_how_often_to_save_and_log_may_change(tmp_path: Path) -> None:
@@ -149,7 +151,7 @@ def test_how_often_to_save_and_log_may_change(tmp_path: Path) -> None:
     stopped = tiny.trainer(tmp_path / "pieces", evaluate=None, callbacks=[tiny.StopAt(5)])
     with pytest.raises(Interrupted):
         stopped.fit()
-    options = {"save_every": 2, "log_every": 1, "keep": 1, "max_bad_steps": 3}
+    options: dict[str, Any] = {"save_every": 2, "log_every": 1, "keep": 1, "max_bad_steps": 3}
     pieces = tiny.trainer(tmp_path / "pieces", evaluate=None, **options)
     pieces.fit(resume=True)
     assert torch.equal(_flat(pieces), _flat(whole))

@@ -26,7 +26,7 @@ from moe_tasks.tasks.sampling import (
 from moe_tasks.training.callbacks import Callback, JsonLines
 from moe_tasks.training.config import TrainingConfig
 from moe_tasks.training.data import TrainBatches
-from moe_tasks.training.engine import random_state
+from moe_tasks.training.randomness import random_state
 from moe_tasks.training.signals import Interrupted
 from moe_tasks.training.trainer import Trainer
 

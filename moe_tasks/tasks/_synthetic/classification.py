@@ -86,5 +86,5 @@ def _draw(rng: random.Random, stratum: str, kind: str, lists: _Lists) -> Note:
     return notes.draw(rng, **{kind: rng.choice(lists[stratum])})
 
 
-def _answer(note: Note, kind: str, label: Mapping[str, str]) -> str:
-    return label[note.word[kind]]
+def _answer(note: Note, kind: str, label: Mapping[str, str]) -> str | None:
+    return label[note.word[kind]] if kind in note.word else None

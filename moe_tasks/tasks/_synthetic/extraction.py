@@ -23,7 +23,7 @@ _PLACES = {"first": 0, "last": -1}
 
 def specs() -> list[Spec]:
     words = [
-        _spec(kind, "one kind", f"copy the {kind} .", partial(_of_kinds, kinds=(kind,)))
+        _spec(kind, "one kind", f"copy the {kind} .", partial(_of_kinds, kinds=(kind,)), (kind,))
         for kind in KINDS
     ]
     places = [
@@ -39,7 +39,7 @@ def _pair(kinds: tuple[str, ...]) -> Spec:
         "two kinds",
         f"copy the {' and then the '.join(kinds)} .",
         partial(_of_kinds, kinds=kinds),
-        tuple(f"extract-{kind}" for kind in kinds),
+        kinds,
     )
 
 
@@ -47,12 +47,13 @@ def _spec(
     name: str,
     group: str,
     instruction: str,
-    answer: Callable[[Note], str],
-    parts: tuple[str, ...] = (),
+    answer: Callable[[Note], str | None],
+    kinds: tuple[str, ...] = (),
 ) -> Spec:
+    pair = len(kinds) > 1
     task = Task(
         name=f"extract-{name}",
-        metric="QA-F1" if parts else "EM",
+        metric="QA-F1" if pair else "EM",
         category="extraction",
         subcategory=group,
         instruction=instruction,
@@ -61,19 +62,20 @@ def _spec(
     return Spec(
         task=task,
         family="note",
-        draw=_draw,
+        draw=partial(_draw, kinds=kinds),
         answer=answer,
-        parts=parts,
+        parts=tuple(f"extract-{kind}" for kind in kinds) if pair else (),
         can_be_unseen=group != "one place",
     )
 
 
-def _draw(rng: random.Random, stratum: str) -> Note:
-    return notes.draw(rng)
+def _draw(rng: random.Random, stratum: str, kinds: tuple[str, ...]) -> Note:
+    return notes.draw(rng, kinds)
 
 
-def _of_kinds(note: Note, kinds: tuple[str, ...]) -> str:
-    return " ".join(note.word[kind] for kind in kinds)
+def _of_kinds(note: Note, kinds: tuple[str, ...]) -> str | None:
+    found = [note.word[kind] for kind in kinds if kind in note.word]
+    return " ".join(found) if len(found) == len(kinds) else None
 
 
 def _at(note: Note, place: int) -> str:

@@ -1,9 +1,9 @@
-"""Notes: one word of each of seven kinds, in any order; only the words tell their kinds."""
+"""Notes: five words of different kinds, in any order; only the words tell their kinds."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from moe_tasks.tasks._synthetic import words
@@ -18,6 +18,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "feeling": words.FEELINGS,
 }
 
+_LENGTH = 5  # words listed in a note
 _OPENINGS = ("the note says", "we spoke of", "it was about", "they wrote down")
 
 
@@ -33,9 +34,15 @@ class Note:
         return self.text
 
 
-def draw(rng: random.Random, **fixed: str) -> Note:
-    """A note of random words, but for the kinds in ``fixed``."""
-    kinds = rng.sample(list(KINDS), len(KINDS))
+def draw(rng: random.Random, needed: Iterable[str] = (), **fixed: str) -> Note:
+    """A note of random words of some kinds, those ``needed`` and ``fixed`` among them.
+
+    Args:
+        fixed: the word of a kind.
+    """
+    kinds = list(dict.fromkeys((*needed, *fixed)))
+    kinds += rng.sample([kind for kind in KINDS if kind not in kinds], _LENGTH - len(kinds))
+    rng.shuffle(kinds)
     word = {kind: fixed.get(kind) or rng.choice(KINDS[kind]) for kind in kinds}
     *others, last = word.values()
     return Note(f"{rng.choice(_OPENINGS)} {' , '.join(others)} and {last} .", word)

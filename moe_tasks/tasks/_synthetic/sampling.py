@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle, islice
 
 from moe_tasks.errors import UserError
 from moe_tasks.tasks._synthetic.spec import Spec
-from moe_tasks.tasks.base import Example, Split
+from moe_tasks.tasks.base import SPLITS, Example, Split
 
 SAMPLES = ("100", "13", "21", "42", "87")
 POOL = "pool"
@@ -30,19 +30,24 @@ def rows(spec: Spec, seed: int, unseen: bool, train_rows: int | None) -> Iterato
         UserError: the task has not so many different inputs.
     """
     source = _Source(spec, random.Random(f"rows/{seed}/{spec.name}"))
-    held = spec.held_out if unseen and spec.held_out else {}
-    strata = {s: held.get(s, spec.strata) for s in ("train", "dev", "test")}
+    strata: Mapping[Split, tuple[str, ...]] = dict.fromkeys(SPLITS, spec.strata)
+    if unseen and spec.held_out:
+        strata = spec.held_out
     test = source.take(TEST_ROWS, strata["test"])
     dev = source.take(_SPARE * spec.shots, strata["dev"])
     train = source.take(_SPARE * spec.shots, strata["train"])
     for sample in SAMPLES:
         rng = random.Random(f"sample/{seed}/{spec.name}/{sample}")
-        yield from ((sample, "train", e) for e in _balanced(rng, train, spec.shots))
-        yield from ((sample, "dev", e) for e in _balanced(rng, dev, spec.shots))
-        yield from ((sample, "test", e) for _, e in test)
+        shown: dict[Split, list[Example]] = {
+            "train": _balanced(rng, train, spec.shots),
+            "dev": _balanced(rng, dev, spec.shots),
+            "test": [example for _, example in test],
+        }
+        yield from ((sample, split, e) for split, examples in shown.items() for e in examples)
     if train_rows is not None and not unseen:
         train += source.take(max(0, train_rows - len(train)), strata["train"])
-        yield from ((POOL, "train", e) for _, e in train[:train_rows])
+        for _, example in train[:train_rows]:
+            yield POOL, "train", example
 
 
 class _Source:

@@ -1,0 +1,119 @@
+"""The command line as a user meets it: one clear line for a mistake, nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.runs import values, write_tasks
+
+SMALL = [
+    "backbone.width=16", "backbone.heads=2", "backbone.ffn=16", "backbone.encoder_layers=1",
+    "backbone.decoder_layers=1", "backbone.vocab_size=320", "backbone.pretraining.steps=2",
+    "training.steps=6", "training.save_every=2", "training.eval_every=6", "adaptation.steps=2",
+    "adaptation.eval_every=2", "adaptation.samples=1", "adaptation.workers=1",
+    "sampling.tasks_per_batch=2",    "logging.wandb=disabled",
+]  # fmt: skip
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "moe_tasks.train", *arguments]
+
+
+def train(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command(*arguments), cwd=cwd, env=environment, text=True, capture_output=True,
+        timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["router.num_expert=4"], "'router.num_expert'; did you mean 'router.num_experts'"),
+        (["tasks=gmy"], "no option 'gmy' in group 'tasks'; did you mean 'gym'"),
+        (["+experiment=fewshoot"], "no option 'fewshoot' in group 'experiment'"),
+        (["tasks=gym"], "tasks.path"),
+        (["router.num_experts=0"], "'num_experts' is 0"),
+        (["router.num_experts=three"], "'router.num_experts' is 'three'; expected int"),
+        (["tasks=gym", "tasks.path=nowhere"], "nowhere"),
+        (["training.schedule=linaer"], "did you mean 'linear'"),
+        (
+            ["+systems.extra={modle: dense}"],
+            "unknown key 'systems.extra.modle'; did you mean 'model'",
+        ),
+        (["+systems.extra={routes: randon}"], "did you mean 'random'"),
+        (["seed=[1"], "seed"),
+    ],
+)
+def test_mistakes_are_one_clear_message(arguments: list[str], message: str, tmp_path: Path) -> None:
+    done = train(*arguments, "run_dir=run", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.count("error:") == 1
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("run/checkpoints/*"))
+
+
+def test_ctrl_c_and_resume(tmp_path: Path) -> None:
+    tasks = write_tasks(_made(tmp_path / "tasks"))
+    arguments = ["tasks=folder", f"tasks.path={tasks}", *SMALL, "run_dir=run"]
+    arguments[2:2] = ["training.steps=4000", "training.eval_every=4000"]
+    small = [a for a in arguments if a not in ("training.steps=6", "training.eval_every=6")]
+    process = subprocess.Popen(
+        command(*small), cwd=tmp_path, text=True, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    deadline = time.monotonic() + 90
+    while not list(tmp_path.glob("run/checkpoints/multitask/step-*")):
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    hint = next(line for line in errors.splitlines() if line.startswith("continue with: "))
+    assert "run_dir=run" in hint
+    assert "resume=auto" in hint
+    again = subprocess.Popen(
+        command(*small, "resume=auto"), cwd=tmp_path, text=True, stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert again.stderr is not None
+    line = next(line for line in again.stderr if line.startswith("multitask: step"))
+    again.send_signal(signal.SIGTERM)
+    again.communicate(timeout=30)
+    assert again.returncode == 143
+    assert int(line.split("step ")[1].split("/")[0]) >= 2  # not from the start
+
+
+def test_a_sweep_makes_a_folder_per_job_and_goes_on_after_a_failure(tmp_path: Path) -> None:
+    tasks = write_tasks(_made(tmp_path / "tasks"))
+    done = train(
+        "--multirun", "tasks=folder", f"tasks.path={tasks}", *SMALL, "run_dir=sweep",
+        "router.num_experts=0,2", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("error:") == 1
+    assert (tmp_path / "sweep" / "1" / "gain.json").exists()
+    assert not (tmp_path / "sweep" / "0" / "config.yaml").exists()
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def test_values_here_and_in_conf_have_the_same_keys() -> None:
+    """Guards tests.runs against configurations that the entry point would refuse."""
+    from moe_tasks.workspace import RunConfig
+
+    assert RunConfig.parse(values(Path("anywhere"))).name == "test"
