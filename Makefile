@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-RUN ?= runs/fewshot
+RUN ?=
 ARGS ?=
 
 .PHONY: install fewshot study test stress lint types format clean help
@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 fewshot: $(STAMP) ## the main job, about five minutes: make fewshot [RUN=folder] [ARGS="key=value ..."]
-	$(BIN)/python -m moe_tasks.train +experiment=fewshot run_dir=$(RUN) resume=auto $(ARGS)
+	$(BIN)/python -m moe_tasks.train +experiment=fewshot $(if $(RUN),run_dir=$(RUN) resume=auto) $(ARGS)
 
 study: $(STAMP) ## the main job with its controls over seeds and task splits (hours)
 	$(BIN)/python -m moe_tasks.train --multirun +experiment=fewshot_study $(ARGS)

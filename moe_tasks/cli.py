@@ -14,7 +14,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -108,6 +108,8 @@ def _explain(error: Exception) -> str:
         if key and "Missing mandatory value" in text:
             return f"missing key '{key}': give it on the command line, {key}=..."
     text = str(error).strip()
+    if isinstance(error, OverrideParseException):
+        return f"cannot read '{error.override}': {text.splitlines()[0]}"
     missing = re.match(r"In '.*?': Could not find '([^']+)'", text)
     if missing:
         group, _, option = missing.group(1).rpartition("/")

@@ -25,7 +25,7 @@ from moe_tasks.training.progress import ProgressDisplay
 from moe_tasks.training.snapshots import RouteSnapshots
 from moe_tasks.training.trainer import Trainer
 from moe_tasks.training.wandb_log import WandbLog
-from moe_tasks.workspace import Workspace
+from moe_tasks.workspace import RunConfig, Workspace
 
 
 def run(folder: Path, values: Mapping[str, Any], *, resume: bool) -> None:
@@ -39,8 +39,10 @@ def run(folder: Path, values: Mapping[str, Any], *, resume: bool) -> None:
         UserError: any mistake of the user's.
         Interrupted: a signal came; what was done is kept.
     """
+    workspace = Workspace(folder, RunConfig.parse(values))
+    _ = workspace.collection  # mistakes in the tasks show before anything is written
     with RunLock(folder):
-        workspace = Workspace.create(folder, values, resume)
+        workspace.claim(values, resume)
         if workspace.config.num_threads is not None:
             torch.set_num_threads(workspace.config.num_threads)
         _prepare_backbones(workspace, resume)

@@ -6,8 +6,12 @@ import json
 import logging
 import multiprocessing
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,11 +19,13 @@ import torch
 
 from moe_tasks.adaptation import Adapter, Cell, PointResult
 from moe_tasks.errors import UserError
+from moe_tasks.training.signals import Interrupted, StopSignals
 from moe_tasks.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "adaptation.jsonl"
+_POLL_SECONDS = 0.5
 Point = tuple[float, int]
 
 
@@ -41,6 +47,7 @@ def run_grid(
 
     Raises:
         UserError: a worker reported one, or died.
+        Interrupted: a signal came; finished points are kept.
     """
     file = workspace.folder / RESULTS_FILE
     done = _read(file)
@@ -51,12 +58,17 @@ def run_grid(
     work = [(cell, points) for cell, points in work if points]
     results = {k: r for k, r in done.items() if k in {_key(c, p) for c in cells for p in grid}}
     on_progress(len(results), total, "adaptation")
-    with file.open("a", encoding="utf-8") as out:
-        for result in _work_off(workspace, work):
-            results[_key(_cell(result), (result.learning_rate, result.batch_size))] = result
-            out.write(json.dumps(asdict(result)) + "\n")
-            out.flush()
-            on_progress(len(results), total, f"{result.system}: {result.task}")
+    with StopSignals() as signals, file.open("a", encoding="utf-8") as out:
+        try:
+            for result in _work_off(workspace, work, signals):
+                results[_key(_cell(result), (result.learning_rate, result.batch_size))] = result
+                out.write(json.dumps(asdict(result)) + "\n")
+                out.flush()
+                on_progress(len(results), total, f"{result.system}: {result.task}")
+        except Interrupted as stop:  # from the training of one point, in this process
+            signals.received = stop.signal
+        if signals.received is not None:
+            raise Interrupted(signals.received, "adaptation", len(results), total, file)
     return [results[_key(cell, point)] for cell in cells for point in grid]
 
 
@@ -77,28 +89,51 @@ def _cells(workspace: Workspace) -> Iterator[Cell]:
             yield Cell(system, task, sample)
 
 
-def _work_off(workspace: Workspace, work: list[tuple[Cell, list[Point]]]) -> Iterator[PointResult]:
+def _work_off(
+    workspace: Workspace, work: list[tuple[Cell, list[Point]]], signals: StopSignals
+) -> Iterator[PointResult]:
+    """Results as they come; ends early when a signal was received."""
     workers = num_workers(workspace.config.adaptation.workers, len(work))
-    if workers == 1:
-        adapters = _Adapters(workspace)
-        for cell, points in work:
-            yield from adapters.run(cell, points)
+    if workers > 1:
+        yield from _work_off_in_processes(workspace, work, workers, signals)
         return
+    adapters = _Adapters(workspace)
+    for cell, points in work:
+        for point in points:
+            if signals.received is not None:
+                return
+            yield from adapters.run(cell, [point])
+
+
+def _work_off_in_processes(
+    workspace: Workspace,
+    work: list[tuple[Cell, list[Point]]],
+    workers: int,
+    signals: StopSignals,
+) -> Iterator[PointResult]:
     # spawn: forked children of a process that used OpenMP threads can hang
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (str(workspace.folder),))
+    pool = ProcessPoolExecutor(
+        workers, context, _start_worker, (str(workspace.folder), os.getpid())
+    )
     try:
         waiting: set[Future[list[PointResult]]] = {
             pool.submit(_run_in_worker, cell, points) for cell, points in work
         }
-        while waiting:
-            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+        while waiting and signals.received is None:
+            finished, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
             for future in finished:
                 yield from future.result()
-    except multiprocessing.ProcessError as error:
-        raise UserError(f"an adaptation worker died: {error}; resume=auto continues") from error
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"an adaptation worker died ({error}); finished points are kept, resume=auto goes on"
+        ) from error
     finally:
+        processes = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
+        if waiting:
+            for process in processes:
+                process.terminate()
 
 
 class _Adapters:
@@ -117,10 +152,18 @@ class _Adapters:
 _worker: _Adapters | None = None
 
 
-def _start_worker(folder: str) -> None:
+def _start_worker(folder: str, parent: int) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and decides
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     _worker = _Adapters(Workspace.open(folder))
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_POLL_SECONDS)
+    os._exit(1)
 
 
 def _run_in_worker(cell: Cell, points: list[Point]) -> list[PointResult]:

@@ -108,37 +108,33 @@ class Workspace:
             raise UserError(f"{folder / CONFIG_FILE}: not readable: {error}") from error
         return Workspace(folder, RunConfig.parse(values))
 
-    @staticmethod
-    def create(folder: Path, values: Mapping[str, Any], resume: bool) -> Workspace:
-        """The workspace of a new run, or of one that goes on.
+    def claim(self, values: Mapping[str, Any], resume: bool) -> None:
+        """Write the configuration into a new run folder, or check it against an older run's.
 
         Raises:
             UserError: the folder already holds a run and ``resume`` is off, or holds one of
                 another configuration.
         """
-        config = RunConfig.parse(values)
-        file = folder / CONFIG_FILE
+        file = self.folder / CONFIG_FILE
         text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
-        if file.exists():
-            if not resume:
-                raise UserError(
-                    f"{folder} already holds a run; continue it with resume=auto, or choose "
-                    "another run_dir"
-                )
-            then = yaml.safe_load(file.read_text(encoding="utf-8"))
-            changed = _differences(then, yaml.safe_load(text))
-            if changed:
-                raise UserError(
-                    f"{folder} holds a run of another configuration: {'; '.join(changed[:4])}. "
-                    "Give the same values to continue it, or choose another run_dir"
-                )
-        else:
+        if not file.exists():
             try:
-                folder.mkdir(parents=True, exist_ok=True)
                 write_text(file, text)
             except OSError as error:
-                raise UserError(f"cannot write to {folder}: {error.strerror}") from error
-        return Workspace(folder, config)
+                raise UserError(f"cannot write to {self.folder}: {error.strerror}") from error
+            return
+        if not resume:
+            raise UserError(
+                f"{self.folder} already holds a run; continue it with resume=auto, or choose "
+                "another run_dir"
+            )
+        then = yaml.safe_load(file.read_text(encoding="utf-8"))
+        changed = _differences(then, yaml.safe_load(text))
+        if changed:
+            raise UserError(
+                f"{self.folder} holds a run of another configuration: {'; '.join(changed[:4])}. "
+                "Give the same values to continue it, or choose another run_dir"
+            )
 
     @cached_property
     def collection(self) -> TaskCollection:

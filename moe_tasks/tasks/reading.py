@@ -198,7 +198,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def existing_folder(path: str | Path) -> Path:
     """``path``; ``UserError`` with the nearest of its neighbours where there is no such folder."""
-    folder = Path(path)
+    folder = Path(path).expanduser()
     if folder.is_dir():
         return folder
     beside = [p.name for p in folder.parent.iterdir()] if folder.parent.is_dir() else []
