@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from moe_tasks.grid_progress import GridProgress
 from moe_tasks.systems import SystemConfig, build_system
 from moe_tasks.training.callbacks import Callback, CollapseWarning, JsonLines
 from moe_tasks.training.data import TrainBatches
+from moe_tasks.training.files import write_text
 from moe_tasks.training.lock import RunLock
 from moe_tasks.training.loss import token_loss
 from moe_tasks.training.progress import ProgressDisplay
@@ -43,6 +45,7 @@ def run(folder: Path, values: Mapping[str, Any], *, resume: bool) -> None:
     _ = workspace.collection  # mistakes in the tasks show before anything is written
     with RunLock(folder):
         workspace.claim(values, resume)
+        _report_skipped(workspace)
         if workspace.config.num_threads is not None:
             torch.set_num_threads(workspace.config.num_threads)
         _prepare_backbones(workspace, resume)
@@ -53,6 +56,20 @@ def run(folder: Path, values: Mapping[str, Any], *, resume: bool) -> None:
         results.write_training(workspace)
         points = _adapt(workspace)
         results.write(workspace, points)
+
+
+def _report_skipped(workspace: Workspace) -> None:
+    """Say what reading the tasks left out; the whole list goes into ``skipped.txt``."""
+    remarks = workspace.collection.skipped
+    if remarks:
+        file = workspace.folder / "skipped.txt"
+        write_text(file, "".join(f"{line}\n" for line in remarks))
+        bad = [line for line in remarks if not line.startswith("note: ")]
+        shown = "".join(f"  {line}\n" for line in remarks[:5])
+        print(
+            f"{len(bad)} bad rows skipped, {len(remarks) - len(bad)} notes ({file}):\n{shown}",
+            file=sys.stderr,
+        )
 
 
 def _prepare_backbones(workspace: Workspace, resume: bool) -> None:

@@ -36,7 +36,8 @@ class BadRows:
             (all its files together: one bad line in a 32-row file need not stop a run).
 
     Attributes:
-        skipped: one line per row left out (``file:line: reason``), and other remarks on reading.
+        skipped: one line per row left out (``file:line: reason``), and remarks
+            on reading, which begin with ``note: ``.
     """
 
     def __init__(self, policy: OnBadRow = "error", max_share: float = 0.01) -> None:
@@ -54,7 +55,7 @@ class BadRows:
 
     def note(self, remark: str) -> None:
         """Add a remark that is no bad row."""
-        self.skipped.append(remark)
+        self.skipped.append(f"note: {remark}")
 
     @property
     def count(self) -> int:

@@ -155,6 +155,8 @@ def test_a_bad_row_is_an_error_or_skipped_and_listed(name: str, tmp_path: Path) 
     assert cache_files(tmp_path) == []
     skipping = build(tmp_path, on_bad_row="skip")
     assert [s for s in skipping.skipped if "repeat the input" not in s] == [str(raised.value)]
+    with pytest.raises(UserError):
+        build(tmp_path)
     put(tmp_path, "qa.train.jsonl", jsonl(rows))
     assert skipping.rows.to_list() == build(tmp_path).rows.to_list()
 

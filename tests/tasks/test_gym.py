@@ -143,6 +143,8 @@ def test_a_bad_row_is_an_error_or_skipped_and_listed(name: str, tmp_path: Path) 
         assert collection.examples("a", "train", "13") == before
         (skipped,) = collection.skipped
         assert skipped == str(raised.value)
+    with pytest.raises(UserError):
+        gym(root).build()
 
 
 def test_a_repeated_input_is_no_bad_row(tmp_path: Path) -> None:

@@ -159,6 +159,7 @@ def test_the_name_of_the_file_covers_all_that_changes_its_content(
         {"prompt": "name"},
         {"prompt": "instruction"},
         {"tokenizer": other},
+        {"collection": _changed(tmp_path / "0", "", "")},
         {"collection": _changed(tmp_path / "1", "train 21 input 3", "train 21 input x")},
         {"collection": _changed(tmp_path / "2", "\tone", "\tones")},
     ]

@@ -43,7 +43,8 @@ def rows(spec: Spec, seed: int, unseen: bool, train_rows: int | None) -> Iterato
             "dev": _balanced(rng, dev, spec.shots),
             "test": [example for _, example in test],
         }
-        yield from ((sample, split, e) for split, examples in shown.items() for e in examples)
+        for split, examples in shown.items():
+            yield from ((sample, split, example) for example in examples)
     if train_rows is not None and not unseen:
         train += source.take(max(0, train_rows - len(train)), strata["train"])
         for _, example in train[:train_rows]:

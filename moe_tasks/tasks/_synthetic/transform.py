@@ -15,7 +15,7 @@ _THINGS = (*words.BY_WEIGHT, *words.MORE_THINGS)
 
 @dataclass(frozen=True)
 class Words:
-    """Four to six different words."""
+    """Four or five different words."""
 
     words: tuple[str, ...]
 
@@ -59,6 +59,7 @@ _LISTS: Mapping[str, tuple[_W, tuple[str, ...], str]] = {
     "rotate_back": (lambda w: (w[-1], *w[:-1]), (), "move the last word to the front ."),
     "swap_ends": (lambda w: (w[-1], *w[1:-1], w[0]), (), "swap the first and the last word ."),
     "swap_first": (lambda w: (w[1], w[0], *w[2:]), (), "swap the first two words ."),
+    "swap_last": (lambda w: (*w[:-2], w[-1], w[-2]), (), "swap the last two words ."),
     "drop_first_reverse": (
         lambda w: w[:0:-1],
         ("drop_first", "reverse"),
@@ -82,11 +83,6 @@ _SENTENCES: Mapping[str, tuple[_S, tuple[str, ...], str]] = {
         lambda s: f"{s.who} did not {s.verb} {s.things}",
         ("past", "negative"),
         "put it into the past and negate it .",
-    ),
-    "past_question": (
-        lambda s: f"did {s.who} {s.verb} {s.things}",
-        ("past", "question"),
-        "put it into the past and make it a question .",
     ),
     "past_passive": (
         lambda s: f"{s.things} were {s.verb}ed by {s.who}",
@@ -139,7 +135,7 @@ def _on_words(change: _W) -> Callable[[Words], str]:
 
 
 def _draw_words(rng: random.Random, stratum: str) -> Words:
-    return Words(tuple(rng.sample(_THINGS, rng.randint(4, 6))))
+    return Words(tuple(rng.sample(_THINGS, rng.randint(4, 5))))
 
 
 def _draw_sentence(rng: random.Random, stratum: str) -> Sentence:
