@@ -66,7 +66,7 @@ def test_repeated_inputs_are_merged_and_noted(tmp_path: Path) -> None:
         ("a", "b"),
         ("answer 0",),
     ]
-    assert collection.skipped == (f"{path}: 2 rows repeat the input of another",)
+    assert collection.skipped == (f"note: {path}: 2 rows repeat the input of another",)
 
 
 def test_tasks_yaml_sets_what_the_defaults_do_not(tmp_path: Path) -> None:
