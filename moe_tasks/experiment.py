@@ -49,6 +49,7 @@ def run(folder: Path, values: Mapping[str, Any], *, resume: bool) -> None:
         if workspace.config.num_threads is not None:
             torch.set_num_threads(workspace.config.num_threads)
         _prepare_backbones(workspace, resume)
+        _report_truncated(workspace)
         parts = workspace.routing_parts()
         for name, system in workspace.config.systems.items():
             if system.train:
@@ -68,6 +69,16 @@ def _report_skipped(workspace: Workspace) -> None:
         shown = "".join(f"  {line}\n" for line in remarks[:5])
         print(
             f"{len(bad)} bad rows skipped, {len(remarks) - len(bad)} notes ({file}):\n{shown}",
+            file=sys.stderr,
+        )
+
+
+def _report_truncated(workspace: Workspace) -> None:
+    data = workspace.data
+    if data.tokens.truncated:
+        print(
+            f"{data.tokens.truncated} of {len(data.tokens)} rows are longer than data.max_source="
+            f"{data.config.max_source} or data.max_target={data.config.max_target} and were cut",
             file=sys.stderr,
         )
 
