@@ -157,7 +157,7 @@ class Adapter:
             self.data.pad_token_id,
         )
         trainer = Trainer(
-            model,  # type: ignore[arg-type]
+            model,
             self.config.training(learning_rate),
             batches,
             None,

@@ -16,14 +16,13 @@ from moe_tasks.adaptation import Cell, PointResult
 from moe_tasks.backbones import BackboneContext, load_dense
 from moe_tasks.data import training_rows, training_texts
 from moe_tasks.grid import run_grid
-from moe_tasks.grid_progress import GridProgress
 from moe_tasks.systems import SystemConfig, build_system
 from moe_tasks.training.callbacks import Callback, CollapseWarning, JsonLines
 from moe_tasks.training.data import TrainBatches
 from moe_tasks.training.files import write_text
 from moe_tasks.training.lock import RunLock
 from moe_tasks.training.loss import token_loss
-from moe_tasks.training.progress import ProgressDisplay
+from moe_tasks.training.progress import GridProgress, ProgressDisplay
 from moe_tasks.training.snapshots import RouteSnapshots
 from moe_tasks.training.trainer import Trainer
 from moe_tasks.training.wandb_log import WandbLog
@@ -93,7 +92,8 @@ def _prepare_backbones(workspace: Workspace, resume: bool) -> None:
         context = BackboneContext(
             texts=texts,
             seed=workspace.config.seed,
-            work_dir=folder.with_name(f"{folder.name}-pretraining"),
+            folder=workspace.folder,
+            system=folder.name.replace("initial", "pretraining"),
             callbacks=_callbacks(workspace, None),
             resume=resume,
         )
@@ -119,7 +119,7 @@ def _train(workspace: Workspace, name: str, system: SystemConfig, parts: Any, re
     pools = {task: training_rows(data.collection, task) for task in tasks}
     sampler = configuration.part("sampling", config.sampling).build(pools, config.seed)
     Trainer(
-        model,  # type: ignore[arg-type]
+        model,
         training,
         TrainBatches(sampler, data.tokens, tasks, data.pad_token_id),
         workspace.folder,

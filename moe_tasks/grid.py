@@ -57,7 +57,7 @@ def run_grid(
     work = [(cell, [p for p in grid if _key(cell, p) not in done]) for cell in cells]
     work = [(cell, points) for cell, points in work if points]
     results = {k: r for k, r in done.items() if k in {_key(c, p) for c in cells for p in grid}}
-    on_progress(len(results), total, "adaptation")
+    on_progress(len(results), total, "starting")
     with StopSignals() as signals, file.open("a", encoding="utf-8") as out:
         try:
             for result in _work_off(workspace, work, signals):

@@ -174,6 +174,22 @@ def test_ways_to_place_an_unseen_task(changes: dict, tasks: Path, tmp_path: Path
         assert placed <= {"colour-a", "colour-b", "size-a", "size-b", "taste-a"}
 
 
+def test_a_pretrained_folder_as_backbone(finished: Path, tasks: Path, tmp_path: Path) -> None:
+    backbone = {"name": "pretrained", "path": str(finished / "checkpoints" / "initial")}
+    run(tmp_path / "run", values(tasks, backbone=backbone), resume=False)
+    assert read_scores(tmp_path / "run") == read_scores(finished)  # the same initial weights
+    nowhere = values(tasks, backbone={"name": "pretrained", "path": str(tmp_path / "none")})
+    with pytest.raises(UserError, match="none"):
+        run(tmp_path / "other", nowhere, resume=False)
+
+
+def test_t5_runs_too(tasks: Path, tmp_path: Path) -> None:
+    backbone = {**values(tasks)["backbone"], "family": "t5"}
+    adaptation = {**values(tasks)["adaptation"], "samples": 1, "learning_rates": [1e-2]}
+    run(tmp_path / "run", values(tasks, backbone=backbone, adaptation=adaptation), resume=False)
+    assert len(read_scores(tmp_path / "run")) == 3 * 2 * 2
+
+
 def test_controls(tasks: Path, tmp_path: Path) -> None:
     systems = {
         "multitask": {"model": "dense"},

@@ -22,14 +22,16 @@ class BackboneContext:
     Attributes:
         texts: inputs and outputs of the training tasks, for those who learn from them.
         seed: of everything random.
-        work_dir: folder for unfinished work, so that a stopped run can go on.
+        folder, system: where, and under which name, training keeps its checkpoints, so that a
+            stopped run can go on.
         callbacks: observers of whatever training there is (``moe_tasks.training.callbacks``).
-        resume: whether to go on with unfinished work in ``work_dir``.
+        resume: whether to go on with unfinished work there.
     """
 
     texts: Sequence[str]
     seed: int
-    work_dir: Path
+    folder: Path
+    system: str = "pretraining"
     callbacks: Sequence[Any] = ()
     resume: bool = False
 

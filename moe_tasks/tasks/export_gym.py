@@ -98,7 +98,11 @@ def _entry(task: Task, labels: list[str]) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    _write_durably(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    try:
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path.name}: task features must be what JSON can hold: {error}") from None
+    _write_durably(path, text + "\n")
 
 
 def _write_durably(path: Path, text: str) -> None:

@@ -1,6 +1,6 @@
 """``tasks=synthetic``: the embedded default tasks, readable English made by rule.
 
-70 tasks in five categories over one vocabulary of about 400 words. Many tasks have the same
+71 tasks in five categories over one vocabulary of about 370 words. Many tasks have the same
 inputs and differ only in what is wanted; a task's skill is shared with others of its category,
 and an unseen task asks for a known skill on new content.
 """
@@ -17,11 +17,11 @@ from moe_tasks.tasks._synthetic import (
     classification,
     extraction,
     knowledge,
-    roles,
     sampling,
     transform,
 )
 from moe_tasks.tasks._synthetic.facts import World
+from moe_tasks.tasks._synthetic.roles import assign
 from moe_tasks.tasks._synthetic.spec import Spec
 from moe_tasks.tasks.base import Split, TaskCollection
 from moe_tasks.tasks.cache import content_hash
@@ -59,6 +59,10 @@ class SyntheticTasks:
         if self.train_rows is not None and self.train_rows < 1:
             raise ValueError(f"'train_rows' is {self.train_rows}; expected 1 or more")
 
+    def roles(self) -> dict[Split, tuple[str, ...]]:
+        """Role -> names of the tasks; decided by ``split`` alone."""
+        return assign(all_specs(self.seed), self.split)
+
     def build(self) -> TaskCollection:
         """The collection, generated or found in the cache.
 
@@ -66,22 +70,18 @@ class SyntheticTasks:
             UserError: ``train_rows`` is more than a task has, or the cache cannot be written.
         """
         specs = sorted(all_specs(self.seed), key=lambda spec: spec.name)
-        assigned = roles.assign(specs, self.split)
+        roles = self.roles()
         key = {
             "synthetic": [self.seed, self.train_rows],
-            "roles": assigned,
+            "roles": roles,
             "code": content_hash(sorted(_CODE.glob("*.py")), _CODE),
         }
-        table, _ = cached_rows(
-            self.cache_dir, key, lambda: self._rows(specs, assigned), lambda: None
-        )
+        table, _ = cached_rows(self.cache_dir, key, lambda: self._rows(specs, roles), lambda: None)
         tasks = {spec.name: spec.task for spec in specs}
-        return TaskCollection(tasks, assigned, sampling.SAMPLES, table)
+        return TaskCollection(tasks, roles, sampling.SAMPLES, table)
 
-    def _rows(
-        self, specs: Sequence[Spec], assigned: Mapping[Split, Sequence[str]]
-    ) -> Iterator[Row]:
-        unseen = {*assigned["dev"], *assigned["test"]}
+    def _rows(self, specs: Sequence[Spec], roles: Mapping[Split, Sequence[str]]) -> Iterator[Row]:
+        unseen = {*roles["dev"], *roles["test"]}
         for spec in specs:
             rows = list(sampling.rows(spec, self.seed, spec.name in unseen, self.train_rows))
             rows.sort(key=lambda row: row[:2])

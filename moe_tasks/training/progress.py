@@ -119,7 +119,7 @@ class GridProgress:
         elif now - self._last >= self._every or done == total:
             self._last = now
             left = _left(now - self._begun, done - self._first, total - done)
-            print(f"{name}: {done}/{total}{left}", file=stream, flush=True)
+            print(f"adaptation: {done}/{total}{left}, {name}", file=stream, flush=True)
 
 
 def _bar(stream: TextIO) -> Progress:

@@ -43,9 +43,9 @@ class RouteSnapshots(Callback):
 
     def on_start(self, start: Start) -> None:
         self.model: Any = start.model
-        if start.step > 0 and self.path.exists():
+        if start.logged_step > 0 and self.path.exists():
             table = pq.read_table(self.path, schema=SCHEMA)
-            self.table = table.filter(pc.less_equal(table["step"], start.step))  # type: ignore[attr-defined]
+            self.table = table.filter(pc.less_equal(table["step"], start.logged_step))  # type: ignore[attr-defined]
         else:
             self._add(0)
 
