@@ -90,37 +90,54 @@ class _Learned:
 @dataclass
 class TextVectors:
     """Mean state of the initial model's encoder over some inputs, beside that over their outputs
-    (TextEmb of 2205.12701; here padding is excluded), standardised over the training tasks.
+    (TextEmb of 2205.12701; here padding is excluded), standardised and whitened over the training
+    tasks.
+
+    Mean states of tasks with the same kind of text lie close together, and a router sends them
+    the same way. Whitening gives the directions in which such tasks differ their weight.
 
     Attributes:
         examples: how many examples per task.
+        whiten: principal directions of the standardised vectors are divided by their singular
+            value to this power: 0 leaves them, 1 makes all equally wide.
         learn: whether training goes on changing the vectors.
     """
 
     examples: int = 16
+    whiten: float = 0.5
     learn: bool = False
 
     def __post_init__(self) -> None:
         if self.examples < 1:
             raise ValueError(f"'examples' is {self.examples}; it must be at least 1")
+        if not 0 <= self.whiten <= 1:
+            raise ValueError(f"'whiten' is {self.whiten}; it must be from 0 to 1")
 
     def build(self, context: VectorContext) -> TaskVectors:
-        return _Text(self.examples, self.learn, context)
+        return _Text(self.examples, self.whiten, self.learn, context)
 
 
 class _Text:
-    def __init__(self, examples: int, learn: bool, context: VectorContext) -> None:
-        self.examples, self.learn, self.context = examples, learn, context
-        self.mean = self.std = torch.zeros(0)
+    def __init__(self, examples: int, whiten: float, learn: bool, context: VectorContext) -> None:
+        self.examples, self.whiten, self.learn = examples, whiten, learn
+        self.context = context
+        self.mean = self.std = self.transform = torch.zeros(0)
 
     def fit(self, tasks: Sequence[str]) -> Tensor:
         raw = torch.stack([self._raw(task, None) for task in tasks])
         self.mean = raw.mean(0)
         self.std = raw.std(0, correction=0).clamp_min(1e-6)
-        return (raw - self.mean) / self.std
+        standard = (raw - self.mean) / self.std
+        _, widths, directions = torch.linalg.svd(standard, full_matrices=False)
+        kept = widths > 1e-3 * widths[0].clamp_min(1e-6)  # centred: at most one less than tasks
+        if not kept.any():
+            raise UserError("task vectors from text: all training tasks have the same text")
+        self.transform = directions[kept].mT * widths[kept] ** -self.whiten
+        self.transform /= (standard @ self.transform).std(correction=0)
+        return standard @ self.transform
 
     def place(self, task: str, sample: str) -> Tensor | None:
-        return (self._raw(task, sample) - self.mean) / self.std
+        return (self._raw(task, sample) - self.mean) / self.std @ self.transform
 
     def _raw(self, task: str, sample: str | None) -> Tensor:
         halves = self.context.texts(task, sample)

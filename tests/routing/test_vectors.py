@@ -45,17 +45,37 @@ def test_padding_changes_nothing(family: str) -> None:
     torch.testing.assert_close(together, torch.stack(alone).mean(0), rtol=1e-4, atol=1e-5)
 
 
-def test_text_vectors_are_standardised_and_place_unseen_tasks_alike() -> None:
-    source = TextVectors(examples=6).build(context())
-    tasks = ["low a", "low b", "high a", "high b"]
-    vectors = source.fit(tasks)
-    assert vectors.shape == (4, 64)  # inputs beside outputs
-    torch.testing.assert_close(vectors.mean(0), torch.zeros(64), atol=1e-5, rtol=0)
-    torch.testing.assert_close(vectors.std(0, correction=0), torch.ones(64), atol=1e-3, rtol=0)
-    placed = source.place("low c", "13")
+TASKS = ["low a", "low b", "low c", "high a", "high b", "high c"]
+
+
+@pytest.mark.parametrize("whiten", [0.0, 0.5, 1.0])
+def test_text_vectors_place_unseen_tasks_beside_those_they_resemble(whiten: float) -> None:
+    source = TextVectors(examples=6, whiten=whiten).build(context())
+    vectors = source.fit(TASKS)
+    torch.testing.assert_close(vectors.mean(0), torch.zeros(5), atol=1e-4, rtol=0)
+    torch.testing.assert_close(vectors.std(correction=0), torch.tensor(1.0))
+    placed = source.place("low d", "13")
     assert placed is not None
     distances = (vectors - placed).norm(dim=-1)
-    assert distances[:2].mean() < distances[2:].mean()  # beside the tasks that it resembles
+    assert distances[:3].mean() < distances[3:].mean()
+
+
+def test_whitening_makes_training_tasks_equally_far_apart() -> None:
+    plain, white = (
+        TextVectors(examples=6, whiten=w).build(context()).fit(TASKS) for w in (0.0, 1.0)
+    )
+    spread = [torch.pdist(v).max() / torch.pdist(v).min() for v in (plain, white)]
+    assert spread[0] > 1.1
+    torch.testing.assert_close(spread[1], torch.tensor(1.0), rtol=1e-3, atol=0)
+
+
+def test_without_whitening_distances_are_those_of_standardised_vectors() -> None:
+    source = TextVectors(examples=6, whiten=0.0).build(context())
+    vectors = source.fit(TASKS)
+    raw = torch.stack([source._raw(task, None) for task in TASKS])  # type: ignore[attr-defined]
+    standard = (raw - raw.mean(0)) / raw.std(0, correction=0)
+    ratio = torch.pdist(standard) / torch.pdist(vectors)
+    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-3, atol=1e-3)
 
 
 def test_learned_vectors_cannot_place_an_unseen_task() -> None:
