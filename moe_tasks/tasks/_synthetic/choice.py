@@ -36,7 +36,7 @@ _ORDERS: Mapping[str, tuple[Sequence[str], str, tuple[str, str]]] = {
     "weight": (words.BY_WEIGHT, "thing", ("heaviest", "lightest")),
     "price": (words.BY_PRICE, "thing", ("dearest", "cheapest")),
 }
-_SECOND = ("size", "value", "weight")
+_SECOND = ("size", "value")
 
 
 def specs() -> list[Spec]:

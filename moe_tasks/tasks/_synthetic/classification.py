@@ -40,6 +40,7 @@ _SINGLE: Mapping[str, tuple[str, _Lists]] = {
     "city_site": ("city", _SITE),
     "colour": ("colour", {"warm": words.WARM_COLOURS, "cold": words.COLD_COLOURS}),
     "food": ("food", {"fruit": words.FRUITS, "root": words.ROOTS}),
+    "number": ("number", {"few": words.NUMBERS[:8], "many": words.NUMBERS[8:]}),
     "feeling": ("feeling", {"good": words.GOOD_FEELINGS, "bad": words.BAD_FEELINGS}),
 }
 _DOUBLE = {"animal": ("animal_size", "animal_home"), "city": ("city_half", "city_site")}

@@ -28,13 +28,22 @@ class World:
 
     @classmethod
     def invent(cls, seed: int) -> World:
-        """The world of a seed: every answer is true of equally many subjects."""
+        """The world of a seed.
+
+        Every answer is true of equally many subjects, and no relation of a town (or guild) says
+        anything about another: towns stand in a square, and their relations are its rows,
+        columns and diagonals.
+        """
         table = {
-            relation: _deal(f"{seed}/{relation}", words.PEOPLE, answers)
+            relation: _dealt(f"{seed}/{relation}", words.PEOPLE, answers)
             for relation, answers in OF_PEOPLE.items()
         }
-        for relation, (kind, answers) in OF_THINGS.items():
-            table[relation] = _deal(f"{seed}/{relation}", OF_PEOPLE[kind], answers)
+        for kind, subjects in OF_PEOPLE.items():
+            square = _shuffled(f"{seed}/{kind} square", subjects)
+            relations = [relation for relation, (of, _) in OF_THINGS.items() if of == kind]
+            for number, relation in enumerate(relations):
+                answers = _shuffled(f"{seed}/{relation}", OF_THINGS[relation][1])
+                table[relation] = _of_square(square, number, answers)
         return cls(table)
 
     def groups(self, relation: str) -> list[list[str]]:
@@ -45,8 +54,15 @@ class World:
         return list(groups.values())
 
 
-def _deal(key: str, subjects: Sequence[str], answers: Sequence[str]) -> dict[str, str]:
-    shuffled = list(subjects)
-    random.Random(f"facts/{key}").shuffle(shuffled)
-    dealt = {subject: answers[i % len(answers)] for i, subject in enumerate(shuffled)}
-    return {subject: dealt[subject] for subject in subjects}
+def _shuffled(key: str, items: Sequence[str]) -> list[str]:
+    return random.Random(f"facts/{key}").sample(items, len(items))
+
+
+def _dealt(key: str, subjects: Sequence[str], answers: Sequence[str]) -> dict[str, str]:
+    return {s: answers[i % len(answers)] for i, s in enumerate(_shuffled(key, subjects))}
+
+
+def _of_square(square: Sequence[str], number: int, answers: Sequence[str]) -> dict[str, str]:
+    side = len(answers)
+    lines = [(row, column, row + column) for row in range(side) for column in range(side)]
+    return {s: answers[at[number] % side] for s, at in zip(square, lines, strict=True)}

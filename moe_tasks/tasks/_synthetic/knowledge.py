@@ -81,7 +81,6 @@ def _spec(name: str, group: str, question: str, table: Mapping[str, str]) -> Spe
         draw=_draw,
         answer=partial(_answer, table=table),
         strata=tuple(table),
-        can_be_unseen=False,
     )
 
 

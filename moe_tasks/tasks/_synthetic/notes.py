@@ -16,6 +16,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "colour": words.COLOURS,
     "food": words.FOODS,
     "feeling": words.FEELINGS,
+    "number": words.NUMBERS,
 }
 
 _LENGTH = 5  # words listed in a note

@@ -44,7 +44,8 @@ def rows(spec: Spec, seed: int, unseen: bool, train_rows: int | None) -> Iterato
             "test": [example for _, example in test],
         }
         for split, examples in shown.items():
-            yield from ((sample, split, example) for example in examples)
+            for example in examples:
+                yield sample, split, example
     if train_rows is not None and not unseen:
         train += source.take(max(0, train_rows - len(train)), strata["train"])
         for _, example in train[:train_rows]:

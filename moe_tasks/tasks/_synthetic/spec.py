@@ -35,7 +35,7 @@ class Spec:
         strata: what rows are balanced over (labels, entities of closed-book facts).
         labels: the answers of a classification task.
         parts: tasks this one composes; all of them are trained where this one is unseen.
-        can_be_unseen: False for bare facts, which nothing but training can teach.
+        can_be_unseen: False where a few examples teach the task without any other.
         held_out: strata by row split where the task is unseen (its test rows then ask about
             other entities than its few examples show); None: all strata in every split.
     """

@@ -15,7 +15,7 @@ _THINGS = (*words.BY_WEIGHT, *words.MORE_THINGS)
 
 @dataclass(frozen=True)
 class Words:
-    """Four or five different words."""
+    """Four to six different words."""
 
     words: tuple[str, ...]
 
@@ -58,8 +58,8 @@ _LISTS: Mapping[str, tuple[_W, tuple[str, ...], str]] = {
     "rotate": (lambda w: (*w[1:], w[0]), (), "move the first word to the end ."),
     "rotate_back": (lambda w: (w[-1], *w[:-1]), (), "move the last word to the front ."),
     "swap_ends": (lambda w: (w[-1], *w[1:-1], w[0]), (), "swap the first and the last word ."),
-    "swap_first": (lambda w: (w[1], w[0], *w[2:]), (), "swap the first two words ."),
     "swap_last": (lambda w: (*w[:-2], w[-1], w[-2]), (), "swap the last two words ."),
+    "every_other": (lambda w: w[::2], (), "write every other word ."),
     "drop_first_reverse": (
         lambda w: w[:0:-1],
         ("drop_first", "reverse"),
@@ -71,8 +71,8 @@ _LISTS: Mapping[str, tuple[_W, tuple[str, ...], str]] = {
         "leave out the last word and write the others in reverse order .",
     ),
 }
-# Copying a word or leaving one out is learnt from a few examples without any other task.
-_TRAINED_ONLY = ("first", "last", "drop_first", "drop_last")
+# What a few examples teach without any other task.
+_EASY = ("first", "last")
 
 _SENTENCES: Mapping[str, tuple[_S, tuple[str, ...], str]] = {
     "past": (lambda s: f"{s.who} {s.verb}ed {s.things}", (), "put it into the past ."),
@@ -83,6 +83,11 @@ _SENTENCES: Mapping[str, tuple[_S, tuple[str, ...], str]] = {
         lambda s: f"{s.who} did not {s.verb} {s.things}",
         ("past", "negative"),
         "put it into the past and negate it .",
+    ),
+    "past_question": (
+        lambda s: f"did {s.who} {s.verb} {s.things}",
+        ("past", "question"),
+        "put it into the past and make it a question .",
     ),
     "past_passive": (
         lambda s: f"{s.things} were {s.verb}ed by {s.who}",
@@ -126,7 +131,7 @@ def _spec(
         draw=draw,
         answer=answer,
         parts=tuple(f"transform-{part}" for part in parts),
-        can_be_unseen=name not in _TRAINED_ONLY,
+        can_be_unseen=name not in _EASY,
     )
 
 
@@ -135,7 +140,7 @@ def _on_words(change: _W) -> Callable[[Words], str]:
 
 
 def _draw_words(rng: random.Random, stratum: str) -> Words:
-    return Words(tuple(rng.sample(_THINGS, rng.randint(4, 5))))
+    return Words(tuple(rng.sample(_THINGS, rng.randint(4, 6))))
 
 
 def _draw_sentence(rng: random.Random, stratum: str) -> Sentence:

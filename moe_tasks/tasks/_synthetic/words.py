@@ -34,7 +34,7 @@ FOODS = FRUITS + ROOTS
 BIG_TAME = _words("horse cow donkey pig")
 SMALL_TAME = _words("hen cat dog goat")
 BIG_WILD = _words("bear lion deer elephant")
-SMALL_WILD = _words("snail frog fox hare")
+SMALL_WILD = _words("frog pigeon fox hare")
 ANIMALS = BIG_TAME + SMALL_TAME + BIG_WILD + SMALL_WILD
 
 GOOD_FEELINGS = _words("joy pride hope delight love trust")
@@ -43,32 +43,36 @@ FEELINGS = GOOD_FEELINGS + BAD_FEELINGS
 
 # Options in rising order; animals rounded from common tables, near ties settled by hand.
 BY_SIZE = _words(
-    "snail frog hen hare cat fox dog goat deer pig lion donkey bear horse cow elephant"
+    "frog pigeon hen hare cat fox dog goat deer pig lion donkey bear horse cow elephant"
 )
 BY_SPEED = _words(
-    "snail frog hen pig goat cow elephant dog cat fox donkey bear deer horse hare lion"
+    "frog hen pig goat cow elephant dog cat fox donkey bear deer horse hare lion pigeon"
 )
 NUMBERS = _words(
     "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen"
 )
 BY_WEIGHT = _words(
-    "button ring coin pencil spoon candle watch cup book hammer violin lamp radio chair table piano"
+    "button ring pencil watch candle cup book camera violin hammer lamp radio brick bucket chair "
+    "table"
 )
 BY_PRICE = _words(
-    "button pencil candle spoon coin cup book hammer chair lamp radio table watch violin ring piano"
+    "button pencil brick candle bucket cup book hammer lamp chair radio table camera watch violin "
+    "ring"
 )
 
 # Word lists contain these and the things above.
 MORE_THINGS = _words(
     "saw drill spade rake flute drum harp sofa shelf bench desk rose fern ivy moss coat shirt "
-    "scarf glove hat woman man fruit root"
+    "scarf glove hat mirror carpet curtain pillow blanket kettle bottle basket ladder "
+    "needle thread whistle compass map stamp letter woman man fruit root"
 )
 
 # Sentences: adjectives that are also labels, so that a label is a word known from elsewhere
 # even where its task is unseen; regular verbs, so that the past form is also the participle.
 ADJECTIVES = _words(
-    "big small warm cold wild tame good bad indoor outdoor northern southern coastal inland"
+    "big small warm cold wild tame good bad indoor outdoor northern southern coastal inland "
+    "few many"
 )
 VERBS = _words("clean paint lift open load mend pack sort pull count check turn")
 OBJECTS = _words("doors boxes pots gates bags tents nets walls carts lamps ropes wheels")
