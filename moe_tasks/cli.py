@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -41,21 +42,23 @@ def main(job: Callable[[Path, dict[str, Any]], None], config_name: str = "config
     outcome = _Outcome()
 
     def task(config: DictConfig) -> None:
-        folder = outcome.folder = _run_folder(config)
+        folder = outcome.enter(HydraConfig.get())
         values = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
         assert isinstance(values, dict)
-        values.pop("run_dir")
+        values.pop("run_dir", None)
         try:
             job(folder, {str(k): v for k, v in values.items()})
         except UserError as error:
             # Hydra would print its own report; the other jobs of a sweep go on.
             print(f"error: {error}", file=sys.stderr)
             outcome.failed.append(folder)
+            _remove_if_empty(folder)
 
     try:
         hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {_explain(error)}", file=sys.stderr)
+        _remove_if_empty(outcome.folder)
         sys.exit(EXIT_MISTAKE)
     except KeyboardInterrupt:
         outcome.stop(130, "stopped")
@@ -70,25 +73,28 @@ def main(job: Callable[[Path, dict[str, Any]], None], config_name: str = "config
 
 @dataclass
 class _Outcome:
-    folder: Path | None = None
+    folder: Path = Path()
+    run_dir: Path = Path()  # what to give to continue: in a sweep the folder above the job's
     failed: list[Path] = field(default_factory=list)
 
+    def enter(self, config: Any) -> Path:
+        """The folder of the job that starts now."""
+        folder = Path(os.path.relpath(config.runtime.output_dir))
+        self.folder = folder if ".." not in folder.parts else folder.resolve()
+        self.run_dir = self.folder if config.mode == RunMode.RUN else self.folder.parent
+        return self.folder
+
     def stop(self, code: int, message: str) -> None:
-        print(f"\n{message}\ncontinue with: {_continue_command(self.folder)}", file=sys.stderr)
+        print(f"\n{message}\ncontinue with: {_continue_command(self.run_dir)}", file=sys.stderr)
         sys.exit(code)
 
 
-def _run_folder(config: DictConfig) -> Path:
-    """``run_dir`` if given, in a sweep with the job's number below it; else Hydra's own folder."""
-    hydra_config = HydraConfig.get()
-    if config.run_dir is None:
-        return Path(hydra_config.runtime.output_dir)
-    if hydra_config.mode == RunMode.RUN:
-        return Path(config.run_dir)
-    return Path(config.run_dir) / str(hydra_config.job.num)
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
-def _continue_command(folder: Path | None) -> str:
+def _continue_command(folder: Path) -> str:
     given = [a for a in sys.argv[1:] if not a.startswith(("run_dir=", "resume="))]
     where = f"run_dir={folder}"
     module = f"moe_tasks.{Path(sys.argv[0]).stem}"
