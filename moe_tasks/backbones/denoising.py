@@ -31,7 +31,7 @@ class DenoisingConfig:
     learning_rate: float = 2e-3
     batch_size: int = 64
     masked: float = 0.3
-    max_tokens: int = 128
+    max_tokens: int = 64
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.batch_size < 1:

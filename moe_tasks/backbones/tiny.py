@@ -38,7 +38,7 @@ class TinyBackbone:
     ffn: int = 256
     encoder_layers: int = 2
     decoder_layers: int = 2
-    vocab_size: int = 1024
+    vocab_size: int = 2048
     positions: int = 512
     dropout: float = 0.0
     pretraining: DenoisingConfig = field(default_factory=DenoisingConfig)
