@@ -32,10 +32,14 @@ def conf_dir() -> Path:
     return checkout if (checkout / "config.yaml").is_file() else package / "conf"
 
 
-def main(job: Callable[[Path, dict[str, Any]], None], config_name: str = "config") -> None:
+def main(
+    job: Callable[[Path, dict[str, Any]], None],
+    config_name: str = "config",
+    after_sweep: Callable[[Path], object] | None = None,
+) -> None:
     """Compose the configuration from the command line and call ``job(folder, values)``.
 
-    Exits with 2 and one message on a user's mistake, with 130 or 143 when stopped by a signal.
+    After a multirun, ``after_sweep`` gets the folder above the jobs' folders. Exits with 2 and one message on a user's mistake, with 130 or 143 when stopped by a signal.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's printer
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
@@ -67,6 +71,8 @@ def main(job: Callable[[Path, dict[str, Any]], None], config_name: str = "config
         if code is None:
             raise
         outcome.stop(code, str(error))
+    if after_sweep is not None and outcome.run_dir != outcome.folder:
+        after_sweep(outcome.run_dir)
     if outcome.failed:
         sys.exit(EXIT_MISTAKE)
 

@@ -16,5 +16,12 @@ def job(folder: Path, values: dict[str, Any]) -> None:
     run(folder, values, resume=resume)
 
 
+def table(folder: Path) -> None:
+    """What the runs of a sweep say together."""
+    from analysis import study
+
+    study.main([str(folder)])
+
+
 if __name__ == "__main__":
-    main(job)
+    main(job, after_sweep=table)

@@ -148,6 +148,7 @@ def test_a_sweep_makes_a_folder_per_job_and_goes_on_after_a_failure(tmp_path: Pa
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("error:") == 1
     assert (tmp_path / "sweep" / "1" / "gain.json").exists()
+    assert "moe" in (tmp_path / "sweep" / "study.md").read_text()
     assert not (tmp_path / "sweep" / "0" / "config.yaml").exists()
 
 
