@@ -39,7 +39,8 @@ def main(
 ) -> None:
     """Compose the configuration from the command line and call ``job(folder, values)``.
 
-    After a multirun, ``after_sweep`` gets the folder above the jobs' folders. Exits with 2 and one message on a user's mistake, with 130 or 143 when stopped by a signal.
+    After a multirun, ``after_sweep`` gets the folder above the jobs' folders. Exits with 2 and one
+    message on a user's mistake, with 130 or 143 when stopped by a signal.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's printer
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
