@@ -206,7 +206,7 @@ class Adapter:
     def _best_route(self, model: TaskMoE, cell: Cell) -> str:
         """The training task whose route has the lowest loss on the sample's train rows."""
         rows = self._rows(cell, "train")
-        batch = self.data.collate(rows)
+        batch = self.data.collate(rows, model.step.device)
         losses = {}
         for task in _distinct(model):
             ids = torch.full((len(rows),), model.task_id(task))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy
+import torch
 from torch import Tensor
 
 from moe_tasks.errors import UserError
@@ -107,9 +108,10 @@ class RunData:
             rows = list(self.collection.slice(task, "train", sample))
         return self.tokens.sources(rows), self.tokens.targets(rows)
 
-    def collate(self, rows: Sequence[int]) -> dict[str, Tensor]:
+    def collate(self, rows: Sequence[int], device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask`` and ``labels`` of the given rows."""
-        return collate(self.tokens.sources(rows), self.tokens.targets(rows), self.pad_token_id)
+        batch = collate(self.tokens.sources(rows), self.tokens.targets(rows), self.pad_token_id)
+        return {key: value.to(device) for key, value in batch.items()}
 
     def references(self, rows: range) -> list[list[str]]:
         """Accepted outputs of each row."""

@@ -92,6 +92,7 @@ def _prepare_backbones(workspace: Workspace, resume: bool) -> None:
         context = BackboneContext(
             texts=texts,
             seed=workspace.config.seed,
+            device=workspace.device,
             folder=workspace.folder,
             system=folder.name.replace("initial", "pretraining"),
             callbacks=_callbacks(workspace, None),
@@ -119,7 +120,7 @@ def _train(workspace: Workspace, name: str, system: SystemConfig, parts: Any, re
     pools = {task: training_rows(data.collection, task) for task in tasks}
     sampler = configuration.part("sampling", config.sampling).build(pools, config.seed)
     Trainer(
-        model,
+        model.to(workspace.device),
         training,
         TrainBatches(sampler, data.tokens, tasks, data.pad_token_id),
         workspace.folder,
@@ -167,8 +168,7 @@ class HeldOutLoss:
         return figures
 
     def _loss(self, model: Any, rows: list[int], task_id: int) -> float:
-        device = next(model.parameters()).device
-        batch = {key: value.to(device) for key, value in self.data.collate(rows).items()}
+        batch = self.data.collate(rows, self.workspace.device)
         ids = torch.full((len(rows),), task_id)
         total = token_loss(model.eval()(**batch, task_ids=ids).logits, batch["labels"])
         return float(total) / int((batch["labels"] != -100).sum())

@@ -222,7 +222,9 @@ class TaskMoE(MultiTaskModel):
 
     def _set_vectors(self, tasks: Sequence[str], vectors: Tensor | None) -> None:
         shape = (len(tasks), self.spec.task_dim)
+        device = next(self.backbone.parameters()).device
         vectors = torch.randn(shape) if vectors is None else vectors.detach().clone().float()
+        vectors = vectors.to(device)
         if tuple(vectors.shape) != shape:
             raise UserError(f"task vectors have shape {tuple(vectors.shape)}; expected {shape}")
         if not torch.isfinite(vectors).all():

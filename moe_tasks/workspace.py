@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import yaml
 from torch import Tensor
 
@@ -51,6 +52,7 @@ class RunConfig:
         systems: what is compared, by name.
         checkpoint: which weights are adapted and scored: ``last`` or ``best`` (lowest loss).
         dev_rows: rows per task of the evaluation during training.
+        device: ``auto`` is the first GPU if there is one.
         num_threads: CPU threads of the main process; ``None`` leaves torch's choice.
     """
 
@@ -71,6 +73,7 @@ class RunConfig:
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     checkpoint: Literal["last", "best"] = "last"
     dev_rows: int = 16
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     num_threads: int | None = None
 
     def __post_init__(self) -> None:
@@ -137,6 +140,15 @@ class Workspace:
             )
 
     @cached_property
+    def device(self) -> torch.device:
+        """Where models are trained and evaluated."""
+        wanted = self.config.device
+        if wanted == "cuda" and not torch.cuda.is_available():
+            raise UserError("'device' is 'cuda', but torch sees no GPU; give device=cpu")
+        gpu = wanted != "cpu" and torch.cuda.is_available()
+        return torch.device("cuda" if gpu else "cpu")
+
+    @cached_property
     def collection(self) -> TaskCollection:
         collection: TaskCollection = configuration.part("tasks", self.config.tasks).build()
         for role in ("train", "test"):
@@ -161,7 +173,7 @@ class Workspace:
     def vectors(self) -> TaskVectors:
         """Source of task vectors, made from the initial weights."""
         context = VectorContext(
-            load_dense(self.initial_folder(1)).eval(),
+            load_dense(self.initial_folder(1)).eval().to(self.device),  # type: ignore[arg-type]
             self.data.texts,
             self.data.pad_token_id,
             self.config.seed,
@@ -193,7 +205,7 @@ class Workspace:
             raise UserError(f"unknown system {name!r}; {nearest(name, systems)}")
         if not systems[name].train:
             dense = load_dense(self.initial_folder(systems[name].width))
-            return DenseModel(dense, self.data.train_tasks).eval()
+            return DenseModel(dense, self.data.train_tasks).eval().to(self.device)
         store = CheckpointStore(self.folder / "checkpoints" / name, self.config.training.keep)
         try:
             steps = store.steps()
@@ -203,7 +215,7 @@ class Workspace:
             raise UserError(str(error)) from None
         if found is None:
             raise UserError(f"{store.folder} has no {self.config.checkpoint} checkpoint")
-        return MultiTaskModel.load(found.path)
+        return MultiTaskModel.load(found.path).to(self.device)
 
     def adapter(self, system: str) -> Adapter:
         """What adapts a trained system to unseen tasks."""

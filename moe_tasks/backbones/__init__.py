@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 import transformers
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 
@@ -22,6 +23,7 @@ class BackboneContext:
     Attributes:
         texts: inputs and outputs of the training tasks, for those who learn from them.
         seed: of everything random.
+        device: where to train.
         folder, system: where, and under which name, training keeps its checkpoints, so that a
             stopped run can go on.
         callbacks: observers of whatever training there is (``moe_tasks.training.callbacks``).
@@ -31,6 +33,7 @@ class BackboneContext:
     texts: Sequence[str]
     seed: int
     folder: Path
+    device: torch.device
     system: str = "pretraining"
     callbacks: Sequence[Any] = ()
     resume: bool = False

@@ -59,7 +59,7 @@ def denoise(
         save_every=None,
     )
     Trainer(
-        DenseModel(model, ["denoising"]),
+        DenseModel(model, ["denoising"]).to(context.device),
         training,
         DenoisingBatches(context.texts, tokenizer, config, context.seed),
         context.folder,
@@ -68,7 +68,7 @@ def denoise(
         callbacks=context.callbacks,
         seed=context.seed,
     ).fit(resume=context.resume)
-    model.eval()
+    model.eval().cpu()  # type: ignore[call-arg]
 
 
 class DenoisingBatches:
