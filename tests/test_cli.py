@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,43 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
     again.communicate(timeout=30)
     assert again.returncode == 143
     assert int(line.split("step ")[1].split("/")[0]) >= 2  # not from the start
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_grid_leaves_no_worker_behind(tmp_path: Path, number: signal.Signals) -> None:
+    tasks = write_tasks(_made(tmp_path / "tasks"))
+    small = [a for a in SMALL if not a.startswith(("adaptation.steps", "adaptation.workers"))]
+    grid = ["adaptation.workers=2", "adaptation.steps=2000"]
+    arguments = ["tasks=folder", f"tasks.path={tasks}", *small, *grid, "run_dir=run"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command(*arguments), cwd=tmp_path, text=True, stderr=subprocess.PIPE, env=environment
+    )
+    try:
+        _until(lambda: len(_children(process.pid)) >= 3)  # two workers and spawn's tracker
+        time.sleep(4)  # the workers import torch
+        children = _children(process.pid)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    _until(lambda: not any(Path(f"/proc/{child}").exists() for child in children))
+    if number == signal.SIGINT:
+        assert process.returncode == 130, errors
+        assert "resume=auto" in errors
+        assert "Traceback" not in errors
+
+
+def _children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in listed.read_text().split()] if listed.exists() else []
+
+
+def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_export(
