@@ -105,7 +105,7 @@ def _prepare_backbones(workspace: Workspace, resume: bool) -> None:
 
 def _train(workspace: Workspace, name: str, system: SystemConfig, parts: Any, resume: bool) -> None:
     config, data = workspace.config, workspace.data
-    training = replace(config.training, steps=system.steps(config.training.steps))
+    training = system.training(config.training)
     selection = configuration.part("selection", config.selection)
     parts = replace(parts, selection=_annealed(config.selection, selection, training.steps))
     tasks = data.train_tasks

@@ -51,17 +51,17 @@ def run_grid(
     """
     file = workspace.folder / RESULTS_FILE
     done = _read(file)
-    grid = list(workspace.config.adaptation.grid())
-    cells = list(_cells(workspace))
-    total = len(cells) * len(grid)
-    work = [(cell, [p for p in grid if _key(cell, p) not in done]) for cell in cells]
+    grid = _grid(workspace)
+    wanted = [(cell, point) for cell, points in grid for point in points]
+    work = [(cell, [p for p in points if (cell, p) not in done]) for cell, points in grid]
     work = [(cell, points) for cell, points in work if points]
-    results = {k: r for k, r in done.items() if k in {_key(c, p) for c in cells for p in grid}}
+    results = {key: done[key] for key in wanted if key in done}
+    total = len(wanted)
     on_progress(len(results), total, "starting")
     with StopSignals() as signals, file.open("a", encoding="utf-8") as out:
         try:
             for result in _work_off(workspace, work, signals):
-                results[_key(_cell(result), (result.learning_rate, result.batch_size))] = result
+                results[_key(result)] = result
                 out.write(json.dumps(asdict(result)) + "\n")
                 out.flush()
                 on_progress(len(results), total, f"{result.system}: {result.task}")
@@ -69,7 +69,7 @@ def run_grid(
             signals.received = stop.signal
         if signals.received is not None:
             raise Interrupted(signals.received, "adaptation", len(results), total, file)
-    return [results[_key(cell, point)] for cell in cells for point in grid]
+    return [results[key] for key in wanted]
 
 
 def best_points(results: Sequence[PointResult]) -> list[PointResult]:
@@ -82,11 +82,14 @@ def best_points(results: Sequence[PointResult]) -> list[PointResult]:
     return list(best.values())
 
 
-def _cells(workspace: Workspace) -> Iterator[Cell]:
-    samples = workspace.config.adaptation.samples
-    for system in workspace.config.systems:
-        for task, sample in workspace.data.unseen_cells("test", samples):
-            yield Cell(system, task, sample)
+def _grid(workspace: Workspace) -> list[tuple[Cell, list[Point]]]:
+    """Every system, unseen task and sample, each with its grid points."""
+    config = workspace.config
+    return [
+        (Cell(name, task, sample), list(system.adaptation(config.adaptation).grid()))
+        for name, system in config.systems.items()
+        for task, sample in workspace.data.unseen_cells("test", config.adaptation.samples)
+    ]
 
 
 def _work_off(
@@ -175,8 +178,8 @@ def _cell(result: PointResult) -> Cell:
     return Cell(result.system, result.task, result.sample)
 
 
-def _key(cell: Cell, point: Point) -> tuple[Cell, Point]:
-    return cell, point
+def _key(result: PointResult) -> tuple[Cell, Point]:
+    return _cell(result), (result.learning_rate, result.batch_size)
 
 
 def _read(file: Path) -> dict[tuple[Cell, Point], PointResult]:
@@ -190,7 +193,7 @@ def _read(file: Path) -> dict[tuple[Cell, Point], PointResult]:
         except (ValueError, TypeError):
             logger.warning("%s: dropped an unreadable line", file)
             continue
-        results[_key(_cell(result), (result.learning_rate, result.batch_size))] = result
+        results[_key(result)] = result
         good.append(line if line.endswith("\n") else line + "\n")
     file.write_text("".join(good), encoding="utf-8")
     return results

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from moe_tasks.adaptation import AdaptationConfig
 from moe_tasks.model import DenseModel, MultiTaskModel, TaskMoE
+from moe_tasks.training.config import TrainingConfig
 
 Routes = Literal["learned", "random", "untrained", "category", "average"]
 
@@ -24,6 +26,8 @@ class SystemConfig:
         ``untrained`` router, one route per human ``category``; or ``average`` of all experts.
     length: training steps as a multiple of ``training.steps``.
     width: layer parameters as a multiple of the backbone's (dense, backbone from scratch).
+    rate: learning rates, in training and in the adaptation grid, as a multiple of the run's: a
+        wider model wants lower ones.
     """
 
     model: Literal["dense", "moe"] = "moe"
@@ -31,16 +35,26 @@ class SystemConfig:
     routes: Routes = "learned"
     length: float = 1.0
     width: int = 1
+    rate: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.length <= 0 or self.width < 1:
-            raise ValueError("'length' must be above 0 and 'width' at least 1")
+        if self.length <= 0 or self.rate <= 0 or self.width < 1:
+            raise ValueError("'length' and 'rate' must be above 0 and 'width' at least 1")
         if self.model == "moe" and self.width != 1:
             raise ValueError("'width' is for dense systems; experts set the size of the others")
 
-    def steps(self, base: int) -> int:
-        """Training steps where the run trains for ``base``."""
-        return max(1, round(base * self.length))
+    def training(self, base: TrainingConfig) -> TrainingConfig:
+        """How this system trains in a run whose training is ``base``."""
+        return replace(
+            base,
+            steps=max(1, round(base.steps * self.length)),
+            learning_rate=base.learning_rate * self.rate,
+        )
+
+    def adaptation(self, base: AdaptationConfig) -> AdaptationConfig:
+        """How this system adapts in a run whose adaptation is ``base``."""
+        rates = tuple(rate * self.rate for rate in base.learning_rates)
+        return replace(base, learning_rates=rates)
 
 
 @dataclass(frozen=True)

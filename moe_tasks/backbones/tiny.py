@@ -58,7 +58,11 @@ class TinyBackbone:
         model.save_pretrained(folder)
 
     def widened(self, factor: int) -> Backbone:
-        """``factor`` times the parameters of each layer, all of them in the feed-forward part."""
+        """``factor`` times the parameters of each layer, all of them in the feed-forward part.
+
+        The pretraining rate falls by ``factor``: at the rate of the narrow model the wide one
+        learns worse than it.
+        """
         attention = 4 * self.width * self.width
         encoder = (factor * (attention + 2 * self.width * self.ffn) - attention) / (2 * self.width)
         decoder = (factor * (2 * attention + 2 * self.width * self.ffn) - 2 * attention) / (
@@ -66,7 +70,11 @@ class TinyBackbone:
         )
         if self.family == "t5":  # one feed-forward width for both stacks: share the sum
             encoder = decoder = (encoder + decoder) / 2
-        return replace(self, ffn=round(encoder), decoder_ffn=round(decoder))
+        rate = self.pretraining.learning_rate / factor
+        pretraining = replace(self.pretraining, learning_rate=rate)
+        return replace(
+            self, ffn=round(encoder), decoder_ffn=round(decoder), pretraining=pretraining
+        )
 
     def _model(self, vocab_size: int) -> hf.PreTrainedModel:
         if self.family == "bart":
