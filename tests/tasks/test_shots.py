@@ -87,7 +87,7 @@ def test_a_small_class_is_halved(tmp_path: Path) -> None:
 def test_without_a_test_file_the_same_part_is_held_out_for_all_samples(tmp_path: Path) -> None:
     path = put(tmp_path, "qa.train.jsonl", jsonl(free(100)))
     collection = build(tmp_path)
-    assert collection.skipped == (f"{path}: no test file for 'qa': 20 rows held out as test",)
+    assert collection.skipped == (f"note: {path}: no test file for 'qa': 20 rows held out as test",)
     tests = [collection.examples("qa", "test", sample) for sample in collection.samples]
     assert all(test == tests[0] for test in tests)
     held_out = {e.input for e in tests[0]}
