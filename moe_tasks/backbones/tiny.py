@@ -30,6 +30,7 @@ class TinyBackbone:
     positions: longest sequence (BART).
     pretraining: denoising on the training text.
     decoder_ffn: feed-forward width of the decoder if it differs (BART).
+    narrow_ffn: set in a widened backbone: the width that it was made from.
     """
 
     family: Family = "bart"
@@ -43,6 +44,7 @@ class TinyBackbone:
     dropout: float = 0.0
     pretraining: DenoisingConfig = field(default_factory=DenoisingConfig)
     decoder_ffn: int | None = None
+    narrow_ffn: int | None = None
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
@@ -60,8 +62,8 @@ class TinyBackbone:
     def widened(self, factor: int) -> Backbone:
         """``factor`` times the parameters of each layer, all of them in the feed-forward part.
 
-        The pretraining rate falls by ``factor``: at the rate of the narrow model the wide one
-        learns worse than it.
+        The outputs of the wider part start as large as the narrow one's: larger, they drown
+        attention in the residual sum, and the wide model learns worse than the narrow one.
         """
         attention = 4 * self.width * self.width
         encoder = (factor * (attention + 2 * self.width * self.ffn) - attention) / (2 * self.width)
@@ -70,16 +72,18 @@ class TinyBackbone:
         )
         if self.family == "t5":  # one feed-forward width for both stacks: share the sum
             encoder = decoder = (encoder + decoder) / 2
-        rate = self.pretraining.learning_rate / factor
-        pretraining = replace(self.pretraining, learning_rate=rate)
-        return replace(
-            self, ffn=round(encoder), decoder_ffn=round(decoder), pretraining=pretraining
-        )
+        return replace(self, ffn=round(encoder), decoder_ffn=round(decoder), narrow_ffn=self.ffn)
 
     def _model(self, vocab_size: int) -> hf.PreTrainedModel:
         if self.family == "bart":
-            return hf.BartForConditionalGeneration(self._bart(vocab_size))
-        return hf.T5ForConditionalGeneration(self._t5(vocab_size))
+            model: hf.PreTrainedModel = hf.BartForConditionalGeneration(self._bart(vocab_size))
+        else:
+            model = hf.T5ForConditionalGeneration(self._t5(vocab_size))
+        if self.narrow_ffn is not None:
+            for name, weight in model.named_parameters():
+                if name.endswith(("fc2.weight", "wo.weight")):
+                    weight.data *= (self.narrow_ffn / weight.shape[1]) ** 0.5
+        return model
 
     def _bart(self, vocab_size: int) -> hf.BartConfig:
         sizes: dict[str, Any] = {
