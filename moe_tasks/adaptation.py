@@ -20,7 +20,8 @@ from transformers import PreTrainedModel
 from moe_tasks.data import RunData
 from moe_tasks.evaluation import metrics
 from moe_tasks.evaluation.generation import GenerationConfig, predict
-from moe_tasks.model import DenseModel, MultiTaskModel, TaskMoE
+from moe_tasks.model import TaskMoE
+from moe_tasks.multitask import DenseModel, MultiTaskModel
 from moe_tasks.routing.vectors import TaskVectors
 from moe_tasks.tasks.base import Split
 from moe_tasks.tasks.sampling import UniformSampling

@@ -1,157 +1,27 @@
-"""The models that are trained: task-level mixture-of-experts, and the dense model beside it.
-
-Both answer to the same calls, so that training, adaptation and evaluation know no difference.
-"""
+"""The task-level mixture-of-experts."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, GenerationConfig, PreTrainedModel
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from moe_tasks import config as configuration
 from moe_tasks import registry
-from moe_tasks.errors import UserError, nearest
+from moe_tasks.errors import UserError
 from moe_tasks.experts.convert import convert, squeeze
+from moe_tasks.multitask import MultiTaskModel
 from moe_tasks.routing.plan import RoutePlan
 from moe_tasks.routing.selection import Selection
 
 _FIXED = 1e4
-_MODEL_FILE, _META_FILE = "model.safetensors", "task_moe.json"
-
-
-class MultiTaskModel(nn.Module):
-    """Base: a Hugging Face model that serves named tasks; a task's id is its place in the list."""
-
-    backbone: Any  # a PreTrainedModel; nn.Module's own typing would lose that it can be called
-
-    def __init__(self, backbone: PreTrainedModel, tasks: Sequence[str]) -> None:
-        super().__init__()
-        if len(set(tasks)) != len(tasks):
-            raise UserError("task names must be unique")
-        self.backbone = backbone
-        self.task_names = tuple(tasks)
-
-    def task_id(self, task: str) -> int:
-        """Id of a task; ``UserError`` with the nearest names if there is no such task."""
-        if task not in self.task_names:
-            raise UserError(f"unknown task {task!r}; {nearest(task, self.task_names)}")
-        return self.task_names.index(task)
-
-    def squeeze(self, task: str) -> PreTrainedModel:
-        """The plain Hugging Face model of one task."""
-        raise NotImplementedError
-
-    def set_step(self, step: int) -> None:
-        """Tell the model the optimizer step, on which temperatures depend."""
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by learning-rate group: ``model``, ``router``, ``task_vectors``."""
-        return {"model": list(self.backbone.parameters()), "router": [], "task_vectors": []}
-
-    def monitor(self) -> dict[str, float]:
-        """Numbers worth a look during training."""
-        return {}
-
-    def _meta(self) -> dict[str, Any]:
-        return {"kind": "dense", "tasks": list(self.task_names)}
-
-    def save(self, path: str | Path) -> None:
-        """Write config, meta data and weights (safetensors) into folder ``path``."""
-        path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
-        self.backbone.config.save_pretrained(path)
-        if isinstance(self.backbone.generation_config, GenerationConfig):
-            self.backbone.generation_config.save_pretrained(path)
-        meta = {"backbone": type(self.backbone).__name__, **self._meta()}
-        (path / _META_FILE).write_text(json.dumps(meta, indent=1) + "\n")
-        save_model(self, str(path / _MODEL_FILE))
-
-    def load_weights(self, path: str | Path) -> None:
-        """Fill this model from a folder that :meth:`save` wrote.
-
-        Raises:
-            UserError: the folder's weights have unknown or missing names, or other shapes.
-        """
-        file = Path(path) / _MODEL_FILE
-        try:
-            load_model(self, str(file), strict=True)
-        except (RuntimeError, FileNotFoundError, OSError) as error:
-            raise UserError(f"{file}: weights do not fit this model: {error}") from error
-
-    @staticmethod
-    def load(path: str | Path) -> MultiTaskModel:
-        """The model that :meth:`save` wrote into ``path``, in evaluation mode.
-
-        Raises:
-            UserError: no such folder, or its files do not belong together.
-        """
-        path = Path(path)
-        try:
-            meta = json.loads((path / _META_FILE).read_text())
-        except FileNotFoundError:
-            raise UserError(f"{path} holds no saved model ({_META_FILE} is missing)") from None
-        except ValueError as error:
-            raise UserError(f"{path / _META_FILE}: not readable: {error}") from error
-        backbone = _empty_backbone(path, meta.get("backbone", ""))
-        model: MultiTaskModel
-        if meta.get("kind") == "task_moe":
-            spec = configuration.from_mapping(TaskMoEConfig, meta["config"])
-            model = TaskMoE(backbone, meta["tasks"], spec)
-        else:
-            model = DenseModel(backbone, meta["tasks"])
-        model.load_weights(path)
-        return model.eval()
-
-
-def _empty_backbone(path: Path, class_name: str) -> PreTrainedModel:
-    cls = getattr(transformers, class_name, None)
-    if not (isinstance(cls, type) and issubclass(cls, PreTrainedModel)):
-        raise UserError(f"{path / _META_FILE}: {class_name!r} is no model class of transformers")
-    config = AutoConfig.from_pretrained(path)
-    model = cls(config)
-    if (path / "generation_config.json").exists():
-        model.generation_config = GenerationConfig.from_pretrained(path)
-    return model
-
-
-class DenseModel(MultiTaskModel):
-    """The multi-task baseline: one set of weights for every task."""
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        *,
-        task_ids: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Rows ``[B, S]`` (and ``labels [B, T]``) to a model output; ``task_ids`` is ignored."""
-        return self.backbone(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            labels=labels,
-            use_cache=False,
-            **kwargs,
-        )
-
-    def generate(self, input_ids: Tensor, *, task_ids: Tensor | None = None, **kwargs: Any) -> Any:
-        """``generate`` of the backbone; ``task_ids`` is ignored."""
-        return self.backbone.generate(input_ids, **kwargs)
-
-    def squeeze(self, task: str) -> PreTrainedModel:
-        return copy.deepcopy(self.backbone)
 
 
 @dataclass
@@ -281,6 +151,13 @@ class TaskMoE(MultiTaskModel):
             layers_without_experts=tuple(layers_without_experts),
         )
         return cls(backbone, tasks, spec, noise=noise, task_vectors=task_vectors)
+
+    @classmethod
+    def from_meta(cls, backbone: PreTrainedModel, meta: Mapping[str, Any]) -> TaskMoE:
+        """The model that a saved folder's meta data describes, its weights still to be loaded."""
+        return cls(
+            backbone, meta["tasks"], configuration.from_mapping(TaskMoEConfig, meta["config"])
+        )
 
     def set_step(self, step: int) -> None:
         self.step.fill_(step)

@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from moe_tasks.adaptation import AdaptationConfig
-from moe_tasks.model import DenseModel, MultiTaskModel, TaskMoE
+from moe_tasks.model import TaskMoE
+from moe_tasks.multitask import DenseModel, MultiTaskModel
 from moe_tasks.training.config import TrainingConfig
 
 Routes = Literal["learned", "random", "untrained", "category", "average"]

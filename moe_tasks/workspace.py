@@ -18,7 +18,7 @@ from moe_tasks.backbones import Backbone, load_dense, load_tokenizer
 from moe_tasks.data import DataConfig, RunData
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.evaluation.generation import GenerationConfig
-from moe_tasks.model import DenseModel, MultiTaskModel
+from moe_tasks.multitask import DenseModel, MultiTaskModel
 from moe_tasks.routing.vectors import TaskVectors, VectorContext
 from moe_tasks.systems import ExpertsConfig, RouterConfig, RoutingParts, SystemConfig
 from moe_tasks.tasks.base import TaskCollection

@@ -47,7 +47,7 @@ def denoise(
     context: BackboneContext,
 ) -> None:
     """Train ``model`` in place to restore ``context.texts``."""
-    from moe_tasks.model import DenseModel
+    from moe_tasks.multitask import DenseModel
     from moe_tasks.training.trainer import Trainer
 
     if config.steps == 0:

@@ -62,8 +62,8 @@ class TinyBackbone:
     def widened(self, factor: int) -> Backbone:
         """``factor`` times the parameters of each layer, all of them in the feed-forward part.
 
-        The outputs of the wider part start as large as the narrow one's: larger, they drown
-        attention in the residual sum, and the wide model learns worse than the narrow one.
+        The outputs of the wider part start as large as the narrow one's, so that at the start
+        they weigh as much beside attention in the residual sum.
         """
         attention = 4 * self.width * self.width
         encoder = (factor * (attention + 2 * self.width * self.ffn) - attention) / (2 * self.width)

@@ -17,7 +17,8 @@ import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
 from moe_tasks.errors import UserError
-from moe_tasks.model import DenseModel, MultiTaskModel, TaskMoE
+from moe_tasks.model import TaskMoE
+from moe_tasks.multitask import DenseModel, MultiTaskModel
 from moe_tasks.tasks.sampling import (
     ProportionalSampling,
     TemperatureSampling,

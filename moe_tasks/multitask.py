@@ -1,0 +1,147 @@
+"""What every model that is trained answers to, and the dense one: the multi-task baseline.
+
+Dense and routed models answer to the same calls, so that training, adaptation and evaluation know
+no difference.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import transformers
+from safetensors.torch import load_model, save_model
+from torch import Tensor, nn
+from transformers import AutoConfig, GenerationConfig, PreTrainedModel
+
+from moe_tasks.errors import UserError, nearest
+
+_MODEL_FILE, _META_FILE = "model.safetensors", "task_moe.json"
+
+
+class MultiTaskModel(nn.Module):
+    """Base: a Hugging Face model that serves named tasks; a task's id is its place in the list."""
+
+    backbone: Any  # a PreTrainedModel; nn.Module's own typing would lose that it can be called
+
+    def __init__(self, backbone: PreTrainedModel, tasks: Sequence[str]) -> None:
+        super().__init__()
+        if len(set(tasks)) != len(tasks):
+            raise UserError("task names must be unique")
+        self.backbone = backbone
+        self.task_names = tuple(tasks)
+
+    def task_id(self, task: str) -> int:
+        """Id of a task; ``UserError`` with the nearest names if there is no such task."""
+        if task not in self.task_names:
+            raise UserError(f"unknown task {task!r}; {nearest(task, self.task_names)}")
+        return self.task_names.index(task)
+
+    def squeeze(self, task: str) -> PreTrainedModel:
+        """The plain Hugging Face model of one task."""
+        raise NotImplementedError
+
+    def set_step(self, step: int) -> None:
+        """Tell the model the optimizer step, on which temperatures depend."""
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by learning-rate group: ``model``, ``router``, ``task_vectors``."""
+        return {"model": list(self.backbone.parameters()), "router": [], "task_vectors": []}
+
+    def monitor(self) -> dict[str, float]:
+        """Numbers worth a look during training."""
+        return {}
+
+    def _meta(self) -> dict[str, Any]:
+        return {"kind": "dense", "tasks": list(self.task_names)}
+
+    def save(self, path: str | Path) -> None:
+        """Write config, meta data and weights (safetensors) into folder ``path``."""
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        self.backbone.config.save_pretrained(path)
+        if isinstance(self.backbone.generation_config, GenerationConfig):
+            self.backbone.generation_config.save_pretrained(path)
+        meta = {"backbone": type(self.backbone).__name__, **self._meta()}
+        (path / _META_FILE).write_text(json.dumps(meta, indent=1) + "\n")
+        save_model(self, str(path / _MODEL_FILE))
+
+    def load_weights(self, path: str | Path) -> None:
+        """Fill this model from a folder that :meth:`save` wrote.
+
+        Raises:
+            UserError: the folder's weights have unknown or missing names, or other shapes.
+        """
+        file = Path(path) / _MODEL_FILE
+        try:
+            load_model(self, str(file), strict=True)
+        except (RuntimeError, FileNotFoundError, OSError) as error:
+            raise UserError(f"{file}: weights do not fit this model: {error}") from error
+
+    @staticmethod
+    def load(path: str | Path) -> MultiTaskModel:
+        """The model that :meth:`save` wrote into ``path``, in evaluation mode.
+
+        Raises:
+            UserError: no such folder, or its files do not belong together.
+        """
+        path = Path(path)
+        try:
+            meta = json.loads((path / _META_FILE).read_text())
+        except FileNotFoundError:
+            raise UserError(f"{path} holds no saved model ({_META_FILE} is missing)") from None
+        except ValueError as error:
+            raise UserError(f"{path / _META_FILE}: not readable: {error}") from error
+        backbone = _empty_backbone(path, meta.get("backbone", ""))
+        model: MultiTaskModel
+        if meta.get("kind") == "task_moe":
+            from moe_tasks.model import TaskMoE  # which is a MultiTaskModel itself
+
+            model = TaskMoE.from_meta(backbone, meta)
+        else:
+            model = DenseModel(backbone, meta["tasks"])
+        model.load_weights(path)
+        return model.eval()
+
+
+def _empty_backbone(path: Path, class_name: str) -> PreTrainedModel:
+    cls = getattr(transformers, class_name, None)
+    if not (isinstance(cls, type) and issubclass(cls, PreTrainedModel)):
+        raise UserError(f"{path / _META_FILE}: {class_name!r} is no model class of transformers")
+    config = AutoConfig.from_pretrained(path)
+    model = cls(config)
+    if (path / "generation_config.json").exists():
+        model.generation_config = GenerationConfig.from_pretrained(path)
+    return model
+
+
+class DenseModel(MultiTaskModel):
+    """The multi-task baseline: one set of weights for every task."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        task_ids: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Rows ``[B, S]`` (and ``labels [B, T]``) to a model output; ``task_ids`` is ignored."""
+        return self.backbone(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            labels=labels,
+            use_cache=False,
+            **kwargs,
+        )
+
+    def generate(self, input_ids: Tensor, *, task_ids: Tensor | None = None, **kwargs: Any) -> Any:
+        """``generate`` of the backbone; ``task_ids`` is ignored."""
+        return self.backbone.generate(input_ids, **kwargs)
+
+    def squeeze(self, task: str) -> PreTrainedModel:
+        return copy.deepcopy(self.backbone)
