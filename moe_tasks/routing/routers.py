@@ -18,7 +18,9 @@ class Router(nn.Module):
         hidden_dim: width inside the router (64 in 2205.12701).
     """
 
-    def __init__(self, task_dim: int, num_layers: int, num_experts: int, hidden_dim: int = 64):
+    def __init__(
+        self, task_dim: int, num_layers: int, num_experts: int, hidden_dim: int = 64
+    ) -> None:
         super().__init__()
         self.task_dim = task_dim
         self.num_layers = num_layers
@@ -37,7 +39,9 @@ def _mlp(task_dim: int, hidden_dim: int, outputs: int) -> nn.Sequential:
 class LinearRouter(Router):
     """One two-layer GELU MLP for all layers (``linear`` in 2205.12701)."""
 
-    def __init__(self, task_dim: int, num_layers: int, num_experts: int, hidden_dim: int = 64):
+    def __init__(
+        self, task_dim: int, num_layers: int, num_experts: int, hidden_dim: int = 64
+    ) -> None:
         super().__init__(task_dim, num_layers, num_experts, hidden_dim)
         self.mlp = _mlp(task_dim, hidden_dim, num_layers * num_experts)
 
@@ -50,7 +54,9 @@ class LinearRouter(Router):
 class LayerSpecificLinearRouter(Router):
     """One two-layer GELU MLP per layer, the default of 2205.12701."""
 
-    def __init__(self, task_dim: int, num_layers: int, num_experts: int, hidden_dim: int = 64):
+    def __init__(
+        self, task_dim: int, num_layers: int, num_experts: int, hidden_dim: int = 64
+    ) -> None:
         super().__init__(task_dim, num_layers, num_experts, hidden_dim)
         self.mlps = nn.ModuleList(
             _mlp(task_dim, hidden_dim, num_experts) for _ in range(num_layers)
@@ -67,7 +73,9 @@ class IdentityRouter(Router):
     Frozen vectors make fixed routes (random, by category); learned ones free logits per task.
     """
 
-    def __init__(self, task_dim: int, num_layers: int, num_experts: int, hidden_dim: int = 64):
+    def __init__(
+        self, task_dim: int, num_layers: int, num_experts: int, hidden_dim: int = 64
+    ) -> None:
         if task_dim != num_layers * num_experts:
             raise ValueError(
                 f"router 'identity' needs task vectors of width {num_layers * num_experts} "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,11 +79,11 @@ class _OneHotOfLargest(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, soft: Tensor) -> Tensor:
+    def forward(ctx: Any, soft: Tensor) -> Tensor:
         return one_hot_of_largest(soft)
 
     @staticmethod
-    def backward(ctx, *grads: Tensor) -> Tensor:
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
         return grads[0]
 
 
