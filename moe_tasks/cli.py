@@ -58,6 +58,10 @@ def main(
             print(f"error: {error}", file=sys.stderr)
             outcome.failed.append(folder)
             _remove_if_empty(folder)
+        except Exception as error:
+            if _exit_code(error) is None or outcome.run_dir != outcome.folder:
+                raise  # a signal ends a whole sweep
+            outcome.stopped = error
 
     try:
         hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(task)()
@@ -68,14 +72,20 @@ def main(
     except KeyboardInterrupt:
         outcome.stop(130, "stopped")
     except Exception as error:
-        code = getattr(error, "exit_code", None)  # training.signals.Interrupted, not imported here
-        if code is None:
+        if _exit_code(error) is None:
             raise
-        outcome.stop(code, str(error))
+        outcome.stopped = error
+    if outcome.stopped is not None:
+        outcome.stop(_exit_code(outcome.stopped) or 1, str(outcome.stopped))
     if after_sweep is not None and outcome.run_dir != outcome.folder:
         after_sweep(outcome.run_dir)
     if outcome.failed:
         sys.exit(EXIT_MISTAKE)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """Of ``training.signals.Interrupted``, which would cost the import of torch here."""
+    return getattr(error, "exit_code", None)
 
 
 @dataclass
@@ -83,6 +93,7 @@ class _Outcome:
     folder: Path = Path()
     run_dir: Path = Path()  # what to give to continue: in a sweep the folder above the job's
     failed: list[Path] = field(default_factory=list)
+    stopped: Exception | None = None
 
     def enter(self, config: Any) -> Path:
         """The folder of the job that starts now."""

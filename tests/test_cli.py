@@ -93,6 +93,7 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
+    assert "Error executing" not in errors
     hint = next(line for line in errors.splitlines() if line.startswith("continue with: "))
     assert "run_dir=run" in hint
     assert "resume=auto" in hint
