@@ -142,7 +142,11 @@ class _UniqueKeys(yaml.SafeLoader):
                 problem = f"key {key.value!r} twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
+        mapping = super().construct_mapping(node, deep)
+        if len({type(key) for key in mapping}) > 1:  # cannot be sorted, and is hardly meant so
+            problem = "keys of different kinds; put them in quotes"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return mapping
 
 
 def _read_yaml(path: Path) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from moe_tasks.tasks.base import SPLITS
@@ -168,6 +168,7 @@ _YAML = st.recursive(
 
 @settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.tuples(st.sampled_from(["", "qa: ", "qa: {features: {a: "]), _YAML).map("".join))
+@example("qa: {features: {a: {qa: qa, yes: qa}")
 def test_any_tasks_yaml_is_read_or_refused(text: str) -> None:
     closing = "}" * (text.count("{") - text.count("}"))
     _check_file("jsonl", b"", settings=(text + closing).encode())
