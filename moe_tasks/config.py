@@ -55,6 +55,21 @@ def part(group: str, values: Mapping[str, Any]) -> Any:
     return from_mapping(cls, {k: v for k, v in values.items() if k != "name"}, group)
 
 
+def override(values: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """``own`` keys over those of ``values``, level by level.
+
+    Where ``own`` names another part, its keys stand alone: those of one part mean nothing to
+    another.
+    """
+    if own.get("name", values.get("name")) != values.get("name"):
+        return dict(own)
+    merged = dict(values)
+    for key, value in own.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = override(merged[key], value) if both else value
+    return merged
+
+
 def _join(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
 

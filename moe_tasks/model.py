@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from moe_tasks import config as configuration
-from moe_tasks import registry
 from moe_tasks.errors import UserError
-from moe_tasks.experts.convert import convert, squeeze
+from moe_tasks.experts.bank import expert_distance
+from moe_tasks.experts.convert import convert, named_layers, squeeze
+from moe_tasks.experts.routed_layer import cache_for_experts
 from moe_tasks.multitask import MultiTaskModel
 from moe_tasks.routing.plan import RoutePlan
+from moe_tasks.routing.routers import Router, build_router
 from moe_tasks.routing.selection import Selection
-
-_FIXED = 1e4
 
 
 @dataclass
@@ -32,6 +32,8 @@ class TaskMoEConfig:
         num_experts: m, versions of every routed layer.
         experts: granularity, a name registered under ``experts``.
         router, hidden_dim: router name and inner width.
+        router_init_std: standard deviation of the router's initial weights, biases zero (the
+            published code inherits 0.02 from BART); ``None`` leaves torch's own.
         selection: ``name`` of the selection and its own keys.
         task_dim: width of a task vector.
         learn_task_vectors: whether they are parameters.
@@ -42,6 +44,7 @@ class TaskMoEConfig:
     experts: str = "layer"
     router: str = "linear_layer_specific"
     hidden_dim: int = 64
+    router_init_std: float | None = None
     selection: dict[str, Any] = field(default_factory=lambda: {"name": "gumbel_st"})
     task_dim: int = 128
     learn_task_vectors: bool = True
@@ -79,16 +82,19 @@ class TaskMoE(MultiTaskModel):
             layers_without_experts=spec.layers_without_experts,
             noise=noise,
         )
-        router = registry.lookup("router", spec.router)
-        try:
-            self.router: Any = router(
-                spec.task_dim, len(self.layer_names), spec.num_experts, spec.hidden_dim
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        all_layers = list(named_layers(backbone))
+        self.num_layers = len(all_layers)
+        self._routed = [all_layers.index(name) for name in self.layer_names]
+        self.router = self._new_router()
         self.selection: Selection = configuration.part("selection", spec.selection)
         self._set_vectors(tasks, task_vectors)
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+
+    def _new_router(self) -> Router:
+        spec = self.spec
+        sizes = (spec.task_dim, self.num_layers, spec.num_experts, spec.hidden_dim)
+        router = build_router(spec.router, *sizes, init_std=spec.router_init_std)
+        return router.to(next(self.backbone.parameters()).device)
 
     def _set_vectors(self, tasks: Sequence[str], vectors: Tensor | None) -> None:
         shape = (len(tasks), self.spec.task_dim)
@@ -115,6 +121,7 @@ class TaskMoE(MultiTaskModel):
         *,
         learn_task_vectors: bool = True,
         hidden_dim: int = 64,
+        router_init_std: float | None = None,
         task_dim: int = 128,
         layers_without_experts: Collection[str] = (),
         noise: float = 1e-8,
@@ -145,6 +152,7 @@ class TaskMoE(MultiTaskModel):
             experts=experts,
             router=router,
             hidden_dim=hidden_dim,
+            router_init_std=router_init_std,
             selection=dict(selection),
             task_dim=task_dim if task_vectors is None else task_vectors.shape[-1],
             learn_task_vectors=learn_task_vectors,
@@ -168,23 +176,59 @@ class TaskMoE(MultiTaskModel):
         self.spec = dataclasses.replace(self.spec, selection=dict(selection))
 
     def fix_routes(self, routes: Tensor) -> None:
-        """Give every task the fixed one-hot route ``[tasks, layers, experts]``."""
-        size = len(self.layer_names) * self.spec.num_experts
-        router = registry.lookup("router", "identity")
-        self.router = router(size, len(self.layer_names), self.spec.num_experts)
+        """Give every task the fixed route ``[tasks, layers, experts]``.
+
+        One-hot routes select an expert; others mix outputs.
+        """
+        m = self.spec.num_experts
+        everywhere = routes.new_zeros(len(routes), self.num_layers, m)
+        everywhere[:, self._routed] = routes
         self.spec = dataclasses.replace(
-            self.spec, router="identity", task_dim=size, learn_task_vectors=False
+            self.spec,
+            router="identity",
+            task_dim=self.num_layers * m,
+            learn_task_vectors=False,
         )
-        # Logits so far apart that selection noise cannot change a route.
-        self._set_vectors(self.task_names, routes.flatten(1) * _FIXED)
+        self.router = self._new_router()
+        self.use_selection(
+            {"name": "fixed", "mode": "select" if bool((routes == 1).any(-1).all()) else "mix"}
+        )
+        self._set_vectors(self.task_names, everywhere.flatten(1))
+
+    def take_routes(self, source: TaskMoE) -> None:
+        """Route as ``source`` does, with its trained router and task vectors, both frozen.
+
+        Raises:
+            UserError: the models differ in tasks, layers or experts.
+        """
+        mine = (self.task_names, self.layer_names, self.num_layers, self.spec.num_experts)
+        theirs = (source.task_names, source.layer_names, source.num_layers, source.spec.num_experts)
+        if mine != theirs:
+            raise UserError("routes can only be taken from a model of the same tasks and layers")
+        self.spec = dataclasses.replace(
+            self.spec,
+            router=source.spec.router,
+            hidden_dim=source.spec.hidden_dim,
+            task_dim=source.spec.task_dim,
+            learn_task_vectors=False,
+        )
+        self.router = copy.deepcopy(source.router).requires_grad_(False)
+        self._set_vectors(self.task_names, source.task_vectors)
 
     def logits(self) -> Tensor:
-        """Router logits ``[layers, tasks, experts]``."""
-        return self.router(self.task_vectors)
+        """Router logits ``[layers, tasks, experts]`` of the layers with experts."""
+        return self._logits_of(self.task_vectors)
+
+    def _logits_of(self, vectors: Tensor) -> Tensor:
+        logits = self.router(vectors)
+        return logits if len(self._routed) == self.num_layers else logits[self._routed]
 
     def route_weights(self) -> Tensor:
         """Route weights ``[layers, tasks, experts]``; random only in training mode."""
-        return self.selection(self.logits(), step=int(self.step), training=self.training)
+        return self._weights(self.logits())
+
+    def _weights(self, logits: Tensor) -> Tensor:
+        return self.selection(logits, step=int(self.step), training=self.training)
 
     @torch.no_grad()
     def routes(self) -> Tensor:
@@ -205,9 +249,14 @@ class TaskMoE(MultiTaskModel):
                 f"task ids must be in 0..{len(self.task_names) - 1}; "
                 f"got {min(places)}..{max(places)}"
             )
+        mode, gradient = self.selection.mode, self.selection.gradient
         # Always of all tasks: a route must not depend, in the last bit, on the batch's others.
-        weights = self.route_weights()[:, list(places)]
-        return RoutePlan.build(weights, [places[row] for row in rows], self.selection.mode)
+        logits = self.logits()
+        if self.selection.per_row and self.training:
+            weights = self._weights(logits.index_select(1, task_ids.to(logits.device)))
+            return RoutePlan.build(weights, range(len(rows)), mode, gradient)
+        weights = self._weights(logits)[:, list(places)]
+        return RoutePlan.build(weights, [places[row] for row in rows], mode, gradient)
 
     def forward(
         self,
@@ -230,12 +279,15 @@ class TaskMoE(MultiTaskModel):
 
     def generate(self, input_ids: Tensor, *, task_ids: Tensor, **kwargs: Any) -> Any:
         """``generate`` of the backbone for rows ``[B, S]`` whose tasks may differ."""
+        if self.selection.mode == "mix" and kwargs.get("use_cache") is not False:
+            cache = cache_for_experts(self.backbone.config, kwargs.get("cache_implementation"))
+            kwargs.setdefault("past_key_values", cache)
         return self.backbone.generate(input_ids, route_plan=self.plan(task_ids), **kwargs)
 
     @torch.no_grad()
     def route_of(self, vector: Tensor) -> Tensor:
         """Deterministic route ``[layers, experts]`` of any task vector ``[task_dim]``."""
-        logits = self.router(vector.to(self.task_vectors)[None])
+        logits = self._logits_of(vector.to(self.task_vectors)[None])
         return self.selection(logits, step=int(self.step), training=False)[:, 0]
 
     def for_task(self, task: str, vector: Tensor) -> TaskMoE:
@@ -250,8 +302,15 @@ class TaskMoE(MultiTaskModel):
         return self.squeeze_route(self.routes()[self.task_id(task)])
 
     def squeeze_route(self, weights: Tensor) -> PreTrainedModel:
-        """The plain Hugging Face model of a route ``[layers, experts]``."""
+        """The plain Hugging Face model of a route ``[layers, experts]``.
+
+        Where outputs are mixed (``mix``) no plain model computes the same; the one returned has
+        the experts' parameters merged.
+        """
         return squeeze(self.backbone, weights, self.selection.mode)
+
+    def expert_distance(self) -> Tensor:
+        return expert_distance(self.backbone).to(self.step.device)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         groups = super().parameter_groups()

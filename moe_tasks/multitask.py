@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
@@ -50,6 +51,10 @@ class MultiTaskModel(nn.Module):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by learning-rate group: ``model``, ``router``, ``task_vectors``."""
         return {"model": list(self.backbone.parameters()), "router": [], "task_vectors": []}
+
+    def expert_distance(self) -> Tensor:
+        """How far a layer's experts are apart, summed over layers, scalar; 0 without experts."""
+        return torch.zeros(())
 
     def monitor(self) -> dict[str, float]:
         """Numbers worth a look during training."""

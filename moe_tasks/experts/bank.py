@@ -9,6 +9,7 @@ gradient, costs the optimizer nothing, and is one tensor in a checkpoint.
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,19 +19,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from moe_tasks.experts.grouped_linear import grouped_linear
+from moe_tasks.experts.routed_layer import RouteSlot
 from moe_tasks.routing.plan import LayerRoute, Segment
-
-
-class RouteSlot:
-    """Where a routed layer puts its route for the banks inside it; empty between calls."""
-
-    def __init__(self) -> None:
-        self.route: LayerRoute | None = None
-
-    def read(self) -> LayerRoute:
-        if self.route is None:
-            raise RuntimeError("an expert bank was called outside its routed layer")
-        return self.route
 
 
 class ExpertBank(nn.Module):
@@ -63,6 +53,8 @@ class ExpertBank(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         route = self.slot.read()
+        if isinstance(route, int):
+            return self.experts[route](x)
         if route.mode == "merge":
             return self.merged(x, route)
         return self.selected_learning(x, route) if route.learns else self.selected(x, route)
@@ -99,9 +91,12 @@ class ExpertBank(nn.Module):
         return [expert.get_parameter(name) for expert in self.experts]
 
     def squeezed(self, weights: Tensor, mode: str) -> nn.Module:
-        """A plain leaf holding what a task with route ``weights [m]`` uses."""
+        """A plain leaf holding what a task with route ``weights [m]`` uses.
+
+        The outputs of ``mix`` are no single leaf's; merged parameters come nearest.
+        """
         leaf = copy.deepcopy(self.experts[int(weights.argmax())])
-        if mode == "merge":
+        if mode != "select":
             with torch.no_grad():
                 for name, parameter in leaf.named_parameters():
                     parameter.copy_(merge(weights[None], self.stack(name))[0])
@@ -170,6 +165,20 @@ class NormBank(ExpertBank):
             rows = pick(self.stack(name)).index_select(0, route.row_task).view(shape)
             y = y * rows if name == "weight" else y + rows
         return y
+
+
+def expert_distance(model: nn.Module) -> Tensor:
+    """Sum over layers of the mean over pairs of experts of the summed L2 norms of their parameters'
+    differences, scalar: the expert regularisation of 2205.12701's code."""
+    total = torch.zeros(())
+    for bank in model.modules():
+        if isinstance(bank, ExpertBank):
+            pairs = list(itertools.combinations(range(len(bank.experts)), 2))
+            for name in bank.parameter_names() if pairs else ():
+                stack = bank.stack(name)
+                norms = torch.stack([(stack[a] - stack[b]).norm() for a, b in pairs])
+                total = total.to(norms.device) + norms.mean()
+    return total
 
 
 def make_bank(leaf: nn.Module, num_experts: int, slot: RouteSlot) -> ExpertBank:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any, Protocol, cast
 
 import torch
@@ -20,7 +20,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from moe_tasks import registry
 from moe_tasks.errors import UserError, nearest
-from moe_tasks.experts.bank import ExpertBank, RouteSlot, make_bank
+from moe_tasks.experts.bank import ExpertBank, make_bank
+from moe_tasks.experts.routed_layer import RouteSlot, cache_places, call_routed
 from moe_tasks.routing.plan import Mode, RoutePlan
 
 
@@ -71,7 +72,7 @@ def convert(
         Names of the layers that now have experts, in route order.
 
     Raises:
-        UserError: fewer than one expert, or a layer name that the model lacks.
+        UserError: fewer than one expert, a layer name that the model lacks, or no layer left.
     """
     layers = named_layers(model)
     if num_experts < 1:
@@ -80,6 +81,8 @@ def convert(
         if name not in layers:
             raise UserError(f"no layer {name!r} in the model; {nearest(name, layers)}")
     routed = [name for name in layers if name not in set(layers_without_experts)]
+    if not routed:
+        raise UserError("'experts.layers_without_experts' names every layer; leave at least one")
     granularity = registry.lookup("experts", experts)
     for name, layer in layers.items():
         slot = RouteSlot()
@@ -133,15 +136,18 @@ def _routed_layer_class(parent: Any) -> type:
     class Routed(parent):
         def forward(self, *args: Any, route_plan: RoutePlan | None = None, **kwargs: Any) -> Any:
             place = cast(_Placed, self)
-            if place.route_index is None:
-                return super().forward(*args, **kwargs)
-            if route_plan is None:
+            if route_plan is None and place.route_index is not None:
                 raise RuntimeError("a routed model needs a route plan: call it through TaskMoE")
-            place.route_slot.route = route_plan.layers[place.route_index]
-            try:
+            if route_plan is None:
                 return super().forward(*args, **kwargs)
-            finally:
-                place.route_slot.route = None
+            call = partial(super().forward, *args, **kwargs)
+            if place.route_index is not None:
+                route = route_plan.layers[place.route_index]
+                return call_routed(self, call, route, place.route_slot)
+            if route_plan.mode != "mix":
+                return call()
+            with cache_places(self, route_plan.weights.shape[-1], 0):
+                return call()
 
     return _named_as(Routed, parent)
 

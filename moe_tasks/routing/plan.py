@@ -7,6 +7,8 @@ Legend for shapes, here and in ``moe_tasks.experts``:
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -14,14 +16,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Mode = Literal["select", "merge"]
+# select: one expert per row and layer. mix: the weighted sum of all experts' outputs, as published,
+# at m times the cost. merge: one pass with the weighted sum of the experts' parameters, another
+# function than mix.
+Mode = Literal["select", "mix", "merge"]
+# Of a selected expert, for the router. merge_st: as if parameters had been merged. exact: as if
+# outputs had been mixed, which runs the other experts too (forward only).
+RouterGradient = Literal["merge_st", "exact"]
 
 
 @dataclass(frozen=True)
 class Segment:
     """Rows ``start:stop`` of the reordered batch that share one parameter set.
 
-    ``key`` is an expert's number (``select``) or a task's place among the batch's T (``merge``).
+    ``key`` is an expert's number (``select``) or a task's place among the batch's T.
     """
 
     key: int
@@ -35,6 +43,7 @@ class LayerRoute:
 
     Attributes:
         weights: ``[T, m]`` route of each task of the batch; carries the router's gradient.
+        keys: per task, its expert (``select``) or its own place.
         row_task: ``[B]`` place of each row's task among the T.
         order, inverse: ``[B]`` permutation that brings equal keys together, and back; ``None``
             where the rows already lie so.
@@ -44,7 +53,9 @@ class LayerRoute:
     """
 
     mode: Mode
+    gradient: RouterGradient
     weights: Tensor
+    keys: tuple[int, ...]
     row_task: Tensor
     order: Tensor | None
     inverse: Tensor | None
@@ -56,6 +67,21 @@ class LayerRoute:
     def learns(self) -> bool:
         """Whether the router wants a gradient through this layer."""
         return self.weights.requires_grad and torch.is_grad_enabled()
+
+    def fixed(self) -> LayerRoute:
+        """The same route without a gradient for the router."""
+        return dataclasses.replace(self, weights=self.weights.detach())
+
+    def shifted(self, by: int) -> LayerRoute:
+        """The route where every task selects the expert ``by`` places after its own."""
+        num_experts = self.weights.shape[-1]
+        keys = [(key + by) % num_experts for key in self.keys]
+        rows, device = self.row_task.tolist(), self.weights.device
+        order = torch.tensor(_grouped(rows, keys))
+        both = torch.stack([order, order.argsort()]).to(device)
+        shifted = torch.nn.functional.one_hot(torch.tensor(keys, device=device), num_experts)
+        weights = shifted.to(self.weights.dtype)
+        return _layer_route(self, keys, rows, order.tolist(), both, weights)
 
     def gather(self, x: Tensor) -> Tensor:
         """``x [B, ...]`` with equal keys together."""
@@ -72,58 +98,79 @@ class RoutePlan:
 
     layers: tuple[LayerRoute, ...]
     mode: Mode
+    gradient: RouterGradient
     weights: Tensor
     row_task: tuple[int, ...]
 
     @staticmethod
-    def build(weights: Tensor, row_task: list[int], mode: Mode) -> RoutePlan:
+    def build(
+        weights: Tensor, row_task: Sequence[int], mode: Mode, gradient: RouterGradient = "merge_st"
+    ) -> RoutePlan:
         """Plan for rows whose tasks are ``row_task`` (places among the T) with ``weights``.
 
         ``select`` takes each task's strongest expert; it needs one host-device synchronisation
         (``argmax`` to the host) per call and sends one tensor back.
         """
-        num_layers = weights.shape[0]
-        row_task_tensor = torch.tensor(row_task, device=weights.device)
+        num_layers, num_tasks, _ = weights.shape
+        keys = [list(range(num_tasks))] * num_layers
         if mode == "select":
             keys = weights.detach().argmax(-1).tolist()
-        else:
-            keys = [list(range(weights.shape[1]))] * num_layers
         orders = [_grouped(row_task, layer_keys) for layer_keys in keys]
         # One transfer for all layers' permutations and their inverses.
         order_tensor = torch.tensor(orders).reshape(num_layers, len(row_task))
         both = torch.stack([order_tensor, order_tensor.argsort(-1)]).to(weights.device)
-        rows_per_task = _rows_per_task(row_task)
-        layers = []
-        for index, (layer_keys, order) in enumerate(zip(keys, orders, strict=True)):
-            in_place = order == list(range(len(row_task)))
-            tasks = [row_task[i] for i in order]
-            layers.append(
-                LayerRoute(
-                    mode=mode,
-                    weights=weights[index],
-                    row_task=row_task_tensor,
-                    order=None if in_place else both[0, index],
-                    inverse=None if in_place else both[1, index],
-                    segments=_segments([layer_keys[t] for t in tasks]),
-                    task_segments=_segments(tasks),
-                    rows_per_task=rows_per_task,
-                )
-            )
-        return RoutePlan(tuple(layers), mode, weights, tuple(row_task))
+        common = LayerRoute(
+            mode=mode,
+            gradient=gradient,
+            weights=weights,
+            keys=(),
+            row_task=torch.tensor(row_task, device=weights.device),
+            order=None,
+            inverse=None,
+            segments=(),
+            task_segments=(),
+            rows_per_task=_rows_per_task(row_task),
+        )
+        layers = [
+            _layer_route(common, layer_keys, row_task, order, both[:, index], weights[index])
+            for index, (layer_keys, order) in enumerate(zip(keys, orders, strict=True))
+        ]
+        return RoutePlan(tuple(layers), mode, gradient, weights, tuple(row_task))
 
     def repeat_rows(self, times: int) -> RoutePlan:
         """The plan of a batch whose rows each occur ``times`` in a row, as beams do."""
         rows = [task for task in self.row_task for _ in range(times)]
-        return RoutePlan.build(self.weights, rows, self.mode)
+        return RoutePlan.build(self.weights, rows, self.mode, self.gradient)
 
 
-def _grouped(row_task: list[int], keys: list[int]) -> list[int]:
+def _layer_route(
+    common: LayerRoute,
+    keys: Sequence[int],
+    row_task: Sequence[int],
+    order: Sequence[int],
+    order_and_inverse: Tensor,
+    weights: Tensor,
+) -> LayerRoute:
+    in_place = list(order) == list(range(len(row_task)))
+    tasks = [row_task[i] for i in order]
+    return dataclasses.replace(
+        common,
+        weights=weights,
+        keys=tuple(keys),
+        order=None if in_place else order_and_inverse[0],
+        inverse=None if in_place else order_and_inverse[1],
+        segments=_segments([keys[t] for t in tasks]),
+        task_segments=_segments(tasks),
+    )
+
+
+def _grouped(row_task: Sequence[int], keys: Sequence[int]) -> list[int]:
     return sorted(range(len(row_task)), key=lambda row: (keys[row_task[row]], row_task[row], row))
 
 
-def _rows_per_task(row_task: list[int]) -> int | None:
+def _rows_per_task(row_task: Sequence[int]) -> int | None:
     count, rest = divmod(len(row_task), max(row_task) + 1)
-    even = rest == 0 and row_task == [i // count for i in range(len(row_task))]
+    even = rest == 0 and list(row_task) == [i // count for i in range(len(row_task))]
     return count if even else None
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 from torch import Tensor
 
+from moe_tasks.errors import UserError
 from moe_tasks.registry import register
-from moe_tasks.routing.plan import Mode
+from moe_tasks.routing.plan import Mode, RouterGradient
+
+SoftMode = Literal["merge", "mix"]
+Noise = Literal["task", "row"]
 
 
 @dataclass
@@ -50,13 +54,16 @@ class Selection:
     """Base of selections: ``logits [L, T, m]`` to ``weights [L, T, m]`` that sum to one.
 
     Attributes:
-        mode: how layers use the weights: ``select`` (one expert per row) or ``merge`` (weighted
-            sum of the experts' parameters).
-        differentiable: whether the router learns through the weights.
+        mode: how layers use the weights (see :data:`~moe_tasks.routing.plan.Mode`).
+        gradient: how the router learns from a selected expert.
+        differentiable: whether the router learns through the weights at all.
+        per_row: whether training draws anew for every row; T is then the rows of a batch.
     """
 
     mode: Mode = "select"
+    gradient: RouterGradient = "merge_st"
     differentiable: bool = True
+    per_row: bool = False
 
     def temperature(self, step: int) -> float:
         """Softmax temperature at an optimizer step."""
@@ -65,6 +72,16 @@ class Selection:
     def over(self, steps: int) -> Selection:
         """The selection with whatever depends on the length of training worked out."""
         return self
+
+    def fixed_routes(
+        self, num_layers: int, num_tasks: int, num_experts: int, seed: int
+    ) -> Tensor | None:
+        """Routes ``[L, T, m]`` decided before training, or ``None``.
+
+        Raises:
+            UserError: these sizes do not fit the selection.
+        """
+        return None
 
     def __call__(self, logits: Tensor, *, step: int, training: bool) -> Tensor:
         """Weights; random only where ``training``."""
@@ -92,19 +109,41 @@ def one_hot_of_largest(weights: Tensor) -> Tensor:
     return torch.zeros_like(weights).scatter_(-1, weights.argmax(-1, keepdim=True), 1.0)
 
 
-@register("selection", "gumbel_st")
-@dataclass
-class GumbelStraightThrough(Selection):
-    """Hard Gumbel-softmax (Jang et al., 1611.01144), the default of 2205.12701.
+def gumbel_noise(like: Tensor) -> Tensor:
+    """Standard Gumbel noise of the shape of ``like``."""
+    uniform = torch.rand_like(like).clamp_(1e-10, 1 - 1e-7)
+    return -torch.log(-torch.log(uniform))
 
-    Training draws Gumbel noise per task, layer and step; the forward pass uses the one-hot of
-    the noisy soft weights and the gradient is theirs. Evaluation takes the largest logit, no
-    noise.
+
+@dataclass
+class _Learned(Selection):
+    """What the selections that a router learns through have in common.
+
+    Attributes:
+        temperature_schedule: softmax temperature over the steps of training.
+        exploration: probability with which training replaces a layer's route by a random expert.
+            (The published code draws an expert in the encoder and averages in the decoder; here
+            both draw.)
+        noise: whether noise and exploration are drawn per task and step, which keeps a task's
+            rows together, or per ``row`` (published).
     """
 
     temperature_schedule: Annealing = field(default_factory=Annealing)
+    exploration: float = 0.0
+    noise: Noise = "task"
 
-    mode = "select"
+    def __post_init__(self) -> None:
+        if not 0 <= self.exploration <= 1:
+            raise ValueError(f"'exploration' is {self.exploration}; it must be from 0 to 1")
+        hints = get_type_hints(type(self))
+        for name in (f.name for f in fields(self) if f.name in ("noise", "mode", "gradient")):
+            valid = get_args(hints[name])
+            if getattr(self, name) not in valid:
+                raise ValueError(f"{name!r} is {getattr(self, name)!r}; valid: {', '.join(valid)}")
+
+    @property
+    def per_row(self) -> bool:  # type: ignore[override]
+        return self.noise == "row"
 
     def over(self, steps: int) -> Selection:
         return replace(self, temperature_schedule=self.temperature_schedule.over(steps))
@@ -113,39 +152,137 @@ class GumbelStraightThrough(Selection):
         return self.temperature_schedule.at(step)
 
     def __call__(self, logits: Tensor, *, step: int, training: bool) -> Tensor:
-        if not training:
-            return one_hot_of_largest(logits)
-        uniform = torch.rand_like(logits).clamp_(1e-10, 1 - 1e-7)
-        noisy = logits - torch.log(-torch.log(uniform))
-        return _OneHotOfLargest.apply((noisy / self.temperature(step)).softmax(-1))  # type: ignore[return-value]
+        weights = self.weights(logits, self.temperature(step), training)
+        if not training or self.exploration == 0:
+            return weights
+        explore = torch.rand_like(weights[..., :1]) < self.exploration
+        return torch.where(explore, one_hot_of_largest(torch.rand_like(weights)), weights)
+
+    def weights(self, logits: Tensor, temperature: float, training: bool) -> Tensor:
+        """Weights before exploration."""
+        raise NotImplementedError
+
+
+@register("selection", "gumbel_st")
+@dataclass
+class GumbelStraightThrough(_Learned):
+    """Hard Gumbel-softmax (Jang et al., 1611.01144), the default of 2205.12701.
+
+    Training adds Gumbel noise; the forward pass uses the one-hot of the noisy soft weights and
+    the gradient is theirs. Evaluation takes the largest logit, no noise.
+
+    Attributes:
+        gradient: ``merge_st`` or ``exact`` (published).
+    """
+
+    gradient: RouterGradient = "merge_st"
+
+    def weights(self, logits: Tensor, temperature: float, training: bool) -> Tensor:
+        noisy = logits + gumbel_noise(logits) if training else logits
+        return _OneHotOfLargest.apply((noisy / temperature).softmax(-1))  # type: ignore[return-value]
 
 
 @register("selection", "softmax")
 @dataclass
-class Softmax(Selection):
-    """Plain softmax with temperature; layers merge the experts' parameters by these weights."""
+class Softmax(_Learned):
+    """Plain softmax with temperature.
 
-    temperature_schedule: Annealing = field(default_factory=Annealing)
+    Attributes:
+        mode: ``merge`` the experts' parameters by these weights, or ``mix`` their outputs
+            (published; as many passes as experts).
+    """
 
-    mode = "merge"
+    mode: SoftMode = "merge"  # type: ignore[assignment]
 
-    def over(self, steps: int) -> Selection:
-        return replace(self, temperature_schedule=self.temperature_schedule.over(steps))
+    def weights(self, logits: Tensor, temperature: float, training: bool) -> Tensor:
+        return (logits / temperature).softmax(-1)
 
-    def temperature(self, step: int) -> float:
-        return self.temperature_schedule.at(step)
 
-    def __call__(self, logits: Tensor, *, step: int, training: bool) -> Tensor:
-        return (logits / self.temperature(step)).softmax(-1)
+@register("selection", "gumbel")
+@dataclass
+class Gumbel(Softmax):
+    """Soft Gumbel-softmax: noise in training, all experts in use. Evaluation has no noise."""
+
+    def weights(self, logits: Tensor, temperature: float, training: bool) -> Tensor:
+        noisy = logits + gumbel_noise(logits) if training else logits
+        return (noisy / temperature).softmax(-1)
 
 
 @register("selection", "average")
 @dataclass
 class Average(Selection):
-    """Every expert with weight 1/m: the baseline without a router (2205.12701, section 5)."""
+    """Every expert with weight 1/m: a baseline without a router (2205.12701, section 5.2).
 
-    mode = "merge"
+    Attributes:
+        mode: ``merge`` or ``mix`` (published).
+    """
+
+    mode: SoftMode = "merge"  # type: ignore[assignment]
     differentiable = False
 
     def __call__(self, logits: Tensor, *, step: int, training: bool) -> Tensor:
         return torch.full_like(logits, 1.0 / logits.shape[-1])
+
+
+@register("selection", "random_row")
+@dataclass
+class RandomPerRow(Selection):
+    """A random expert per row, layer and step (2205.12701, section 5.2).
+
+    All experts thus see all tasks; evaluation uses one route, the same each time.
+    """
+
+    differentiable = False
+    per_row = True
+
+    def __call__(self, logits: Tensor, *, step: int, training: bool) -> Tensor:
+        if training:
+            return one_hot_of_largest(torch.rand_like(logits))
+        generator = torch.Generator().manual_seed(0)
+        drawn = torch.rand(logits.shape[0], 1, logits.shape[-1], generator=generator)
+        return one_hot_of_largest(drawn.to(logits).expand_as(logits))
+
+
+@register("selection", "random_task")
+@dataclass
+class RandomPerTask(Selection):
+    """Per task and layer n random experts out of m, drawn once (2205.12701, section 5.2).
+
+    Attributes:
+        n: experts that share a layer; with one, it is selected, with more their outputs are
+            mixed in equal parts.
+    """
+
+    n: int = 1
+    differentiable = False
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ValueError(f"'n' is {self.n}; it must be at least 1")
+
+    def fixed_routes(
+        self, num_layers: int, num_tasks: int, num_experts: int, seed: int
+    ) -> Tensor | None:
+        if self.n > num_experts:
+            raise UserError(
+                f"'selection.n' is {self.n}, more than the {num_experts} of 'router.num_experts'"
+            )
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.rand(num_layers, num_tasks, num_experts, generator=generator).argsort(-1)
+        return (order < self.n).float() / self.n
+
+
+@register("selection", "fixed")
+@dataclass
+class Fixed(Selection):
+    """The logits are the routes: what routes that were decided before training become.
+
+    Attributes:
+        mode: ``select`` where they are one-hot.
+    """
+
+    mode: Mode = "select"
+    differentiable = False
+
+    def __call__(self, logits: Tensor, *, step: int, training: bool) -> Tensor:
+        return logits.detach()

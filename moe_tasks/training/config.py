@@ -25,6 +25,14 @@ class TrainingConfig:
         schedule: after the warm-up, fall linearly to zero or stay constant.
         accumulation: batches per update; the loss is the mean over all their target tokens.
         label_smoothing: probability mass spread evenly over the vocabulary.
+        loss: ``mean`` over the target tokens of a step, or their ``sum`` (published), which
+            changes what ``clip`` and ``expert_regularization`` weigh.
+        expert_regularization: factor of the distance between experts that is added to the loss
+            once per step (2205.12701's code; positive pulls experts together).
+        alternate_every: so many steps for router and task vectors alone, then as many for the
+            rest alone, and so on; None updates all together.
+        freeze: patterns (``*`` and ``?``) of names of parameters that stay as they are, such as
+            ``backbone.model.encoder.layers.0.*``, ``router.*`` or ``task_vectors``.
         precision: bf16 runs the forward pass in autocast, weights and updates stay float32.
         gradient_checkpointing: recompute activations in the backward pass.
         eval_every: steps between evaluations; None evaluates after the last step only.
@@ -47,6 +55,10 @@ class TrainingConfig:
     schedule: Literal["linear", "constant"] = "linear"
     accumulation: int = 1
     label_smoothing: float = 0.0
+    loss: Literal["mean", "sum"] = "mean"
+    expert_regularization: float = 0.0
+    alternate_every: int | None = None
+    freeze: tuple[str, ...] = ()
     precision: Literal["fp32", "bf16"] = "fp32"
     gradient_checkpointing: bool = False
     eval_every: int | None = 100
@@ -58,15 +70,18 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         """Raises ``ValueError`` naming the first field that is out of range."""
-        self.betas = tuple(self.betas)
+        self.betas, self.freeze = tuple(self.betas), tuple(self.freeze)
         for name in ("steps", "accumulation", "keep", "log_every", "max_bad_steps"):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
-        for name in ("eval_every", "save_every", "num_threads"):
+        for name in ("eval_every", "save_every", "num_threads", "alternate_every"):
             value = getattr(self, name)
             _check(self, name, value is None or value >= 1, "at least 1, or null")
         for name in ("learning_rate", "router_learning_rate", "task_vectors_learning_rate"):
             _check(self, name, 0 <= getattr(self, name) < float("inf"), "at least 0")
         _check(self, "weight_decay", 0 <= self.weight_decay < float("inf"), "at least 0")
+        strength = self.expert_regularization
+        _check(self, "expert_regularization", abs(strength) < float("inf"), "a finite number")
+        _check(self, "loss", self.loss in ("mean", "sum"), "mean or sum")
         _check(self, "eps", 0 < self.eps < 1, "above 0 and below 1")
         in_range = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         _check(self, "betas", in_range, "two numbers from 0 to below 1")
@@ -91,7 +106,7 @@ class TrainingConfig:
         values = dataclasses.asdict(self)
         for name in _FREE:
             del values[name]
-        return {**values, "betas": list(self.betas)}
+        return {**values, "betas": list(self.betas), "freeze": list(self.freeze)}
 
 
 # These change what is written and how fast, never the weights of an uninterrupted run.

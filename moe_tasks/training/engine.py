@@ -15,7 +15,7 @@ from moe_tasks.training.config import TrainingConfig
 from moe_tasks.training.data import Batch
 from moe_tasks.training.loss import token_loss
 from moe_tasks.training.model import Trainable
-from moe_tasks.training.optimizer import build_optimizer, parameter_names
+from moe_tasks.training.optimizer import build_optimizer, freeze, parameter_names
 from moe_tasks.training.randomness import random_state, set_random_state
 
 logger = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class LocalEngine:
         self.model = model
         self.config = config
         self.splits = 1
+        freeze(model, config.freeze)
         self._names = parameter_names(model)
         self._parameters = list(self._names)
         self._optimizer = build_optimizer(model, config)
@@ -76,11 +77,15 @@ class LocalEngine:
             logger.warning("out of memory: batches are now computed in %d parts", self.splits)
 
     def update(self, rates: Mapping[str, float]) -> None:
-        """Clip the gradients that ``backward`` left and update the weights."""
+        """Clip the gradients that ``backward`` left and update the groups that have a rate."""
         if self.config.clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self.config.clip, self._norm)
         for group in self._optimizer.param_groups:
-            group["lr"] = rates[group["name"]]
+            if group["name"] in rates:
+                group["lr"] = rates[group["name"]]
+            else:
+                for parameter in group["params"]:
+                    parameter.grad = None  # AdamW leaves it, with its decay and averages, alone
         self._optimizer.step()
 
     def zero_gradients(self) -> None:
@@ -123,12 +128,17 @@ class LocalEngine:
 
     def _accumulate(self, batches: Sequence[Batch]) -> torch.Tensor:
         targets = max(1, sum(batch.targets for batch in batches))
+        divisor = targets if self.config.loss == "mean" else 1
         total = torch.zeros((), device=self.device)
         for batch in batches:
             for part in batch.parts(self.splits):
-                loss = self._loss(part) / targets
-                loss.backward()
-                total += loss.detach()
+                loss = self._loss(part)
+                (loss / divisor).backward()
+                total += loss.detach() / targets
+        if self.config.expert_regularization:
+            distance = self.model.expert_distance()
+            if distance.requires_grad:
+                (self.config.expert_regularization * distance).backward()
         return total
 
     def _loss(self, part: Mapping[str, torch.Tensor]) -> torch.Tensor:

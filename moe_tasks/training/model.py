@@ -47,6 +47,10 @@ class Trainable(Protocol):
         """Parameters by group: ``model``, ``router``, ``task_vectors``."""
         ...
 
+    def expert_distance(self) -> torch.Tensor:
+        """How far a layer's experts are apart, summed over layers, scalar; 0 without experts."""
+        ...
+
     def monitor(self) -> dict[str, float]:
         """Figures for the log: ``temperature``, ``route_entropy`` (nats), ``route_collapse``."""
         ...

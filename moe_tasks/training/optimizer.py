@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
 from torch import nn
 
+from moe_tasks.errors import UserError, nearest
 from moe_tasks.training.config import TrainingConfig
 from moe_tasks.training.model import Trainable
 
@@ -31,6 +34,41 @@ def rates(config: TrainingConfig, step: int) -> dict[str, float]:
     warmup = round(config.warmup * config.steps)
     factor = rate_factor(step, config.steps, warmup, config.schedule)
     return {name: peak * factor for name, peak in config.rates.items()}
+
+
+def updated_groups(model: Trainable, config: TrainingConfig, step: int) -> frozenset[str]:
+    """Groups that update ``step`` changes: all, or in turns those of the routes and the rest.
+
+    Routes come first. Models whose routes do not learn have no turns.
+    """
+    groups = model.parameter_groups()
+    routes = {n for n in groups if n != "model" and any(p.requires_grad for p in groups[n])}
+    if config.alternate_every is None or not routes:
+        return frozenset(groups)
+    return frozenset(routes if step // config.alternate_every % 2 == 0 else {"model"})
+
+
+def freeze(model: Trainable, patterns: Sequence[str]) -> None:
+    """Exclude parameters from training whose name matches a pattern (``*``, ``?``, ``[...]``).
+
+    Patterns for routes and experts are passed over by models that have none.
+
+    Raises:
+        UserError: a pattern matches no parameter, or nothing is left to train.
+    """
+    named = dict(model.named_parameters())
+    dense = not model.parameter_groups().get("router")
+    for pattern in patterns:
+        matching = [name for name in named if fnmatchcase(name, pattern)]
+        of_routes = any(word in pattern for word in ("router", "task_vectors", "experts"))
+        if not matching and not (dense and of_routes):
+            raise UserError(
+                f"'training.freeze': {pattern!r} matches no parameter; {nearest(pattern, named)}"
+            )
+        for name in matching:
+            named[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in named.values()):
+        raise UserError("'training.freeze' leaves nothing to train")
 
 
 def build_optimizer(model: Trainable, config: TrainingConfig) -> torch.optim.AdamW:

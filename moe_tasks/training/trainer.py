@@ -21,7 +21,7 @@ from moe_tasks.training.config import TrainingConfig
 from moe_tasks.training.data import Batch, Batches
 from moe_tasks.training.engine import LocalEngine, OutOfMemory
 from moe_tasks.training.model import Trainable
-from moe_tasks.training.optimizer import rates
+from moe_tasks.training.optimizer import rates, updated_groups
 from moe_tasks.training.randomness import evaluate_apart, seed_training
 from moe_tasks.training.signals import Interrupted, StopSignals
 from moe_tasks.training.state import RunState, TrainResult
@@ -177,7 +177,9 @@ class Trainer:
             raise UserError(f"step {step + 1} of {self.system}: {error}") from error
         good = math.isfinite(loss) and math.isfinite(norm)
         if good:
-            self._engine.update(rates(self.config, step))
+            updated = updated_groups(self.model, self.config, step)
+            used = rates(self.config, step)
+            self._engine.update({name: rate for name, rate in used.items() if name in updated})
         self._engine.zero_gradients()
         self.state.step = step + 1
         self.model.set_step(step + 1)

@@ -213,7 +213,7 @@ def test_bf16_autocast_trains(family: str) -> None:
         ({"num_experts": 0}, "router.num_experts"),
         ({"experts": "layr"}, "did you mean 'layer'"),
         ({"router": "linear_layer_specfic"}, "did you mean 'linear_layer_specific'"),
-        ({"selection": "gumbel"}, "gumbel_st"),
+        ({"selection": "gumbel_sr"}, "gumbel_st"),
         ({"layers_without_experts": ["encoder.7"]}, "encoder.7"),
         ({"task_vectors": torch.zeros(3, 5)}, "expected \\(4, 5\\)"),
         ({"task_vectors": torch.full((4, 5), float("nan"))}, "not finite"),

@@ -84,7 +84,7 @@ def test_straight_through_gradient_is_that_of_the_soft_weights() -> None:
 
 @pytest.mark.parametrize("name", registry.names("router"))
 def test_routers_give_logits_per_layer_task_and_expert(name: str) -> None:
-    router = registry.lookup("router", name)(12, 4, 3, 8)
+    router = registry.lookup("router", name)(12, 4, 3, 8).eval()
     vectors = torch.randn(5, 12)
     logits = router(vectors)
     assert logits.shape == (4, 5, 3)

@@ -1,0 +1,168 @@
+"""One call of a routed layer: which experts run on which rows, and the exact router gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, EncoderDecoderCache, PretrainedConfig
+
+from moe_tasks.errors import UserError
+from moe_tasks.routing.plan import LayerRoute
+
+
+class RouteSlot:
+    """Where a routed layer says, for the time of one call, what the banks inside it do.
+
+    ``route`` is a :class:`~moe_tasks.routing.plan.LayerRoute`, or the number of the one expert
+    that all rows use; ``None`` between calls.
+    """
+
+    def __init__(self) -> None:
+        self.route: LayerRoute | int | None = None
+
+    def read(self) -> LayerRoute | int:
+        if self.route is None:
+            raise RuntimeError("an expert bank was called outside its routed layer")
+        return self.route
+
+    @contextmanager
+    def holding(self, route: LayerRoute | int) -> Iterator[None]:
+        self.route = route
+        try:
+            yield
+        finally:
+            self.route = None
+
+
+def call_routed(
+    layer: nn.Module, call: Callable[[], Any], route: LayerRoute, slot: RouteSlot
+) -> Any:
+    """The output of ``layer`` under ``route``.
+
+    Args:
+        call: runs the layer's own forward; its output is the hidden states ``[B, S, D]`` or a
+            tuple that starts with them.
+    """
+    if route.mode == "mix":
+        return _mixed(layer, call, route, slot)
+    if route.mode == "merge" or route.gradient == "merge_st" or not route.learns:
+        with slot.holding(route):
+            return call()
+    fixed = route.fixed()
+    with slot.holding(fixed):
+        output = call()
+    hidden = _ExactGradient.apply(_hidden(output), route.weights, _Probe(call, fixed, slot))
+    return _with_hidden(output, hidden)
+
+
+def _mixed(layer: nn.Module, call: Callable[[], Any], route: LayerRoute, slot: RouteSlot) -> Any:
+    """Route-weighted sum of the experts' outputs, added up as they come (2205.12701, eq. 1)."""
+    num_experts = route.weights.shape[-1]
+    row_weights = route.weights.index_select(0, route.row_task)  # [B, m]
+    total = output = None
+    for expert in _used_experts(route):
+        with slot.holding(expert), cache_places(layer, num_experts, expert):
+            output = call()
+        hidden = _hidden(output)
+        weight = row_weights[:, expert].view(-1, *(1,) * (hidden.dim() - 1)).to(hidden.dtype)
+        total = weight * hidden if total is None else torch.addcmul(total, weight, hidden)
+    assert total is not None
+    return _with_hidden(output, total)
+
+
+def _used_experts(route: LayerRoute) -> list[int]:
+    if route.learns:
+        return list(range(route.weights.shape[-1]))
+    return (route.weights > 0).any(0).nonzero().flatten().tolist()
+
+
+@contextmanager
+def cache_places(layer: nn.Module, num_experts: int, expert: int) -> Iterator[None]:
+    """Give ``expert`` its own places in a key-value cache, which copies of a layer would share."""
+    placed = [m for m in layer.modules() if isinstance(m.__dict__.get("layer_idx"), int)]
+    before = [module.layer_idx for module in placed]
+    try:
+        for module, place in zip(placed, before, strict=True):
+            module.layer_idx = place * num_experts + expert  # type: ignore[assignment,operator]
+        yield
+    finally:
+        for module, place in zip(placed, before, strict=True):
+            module.layer_idx = place
+
+
+def cache_for_experts(config: PretrainedConfig, implementation: str | None) -> Cache:
+    """An empty cache with room for every expert's keys and values; the usual one fits the layers.
+
+    Raises:
+        UserError: a kind of cache is wanted that cannot grow.
+    """
+    if implementation not in (None, "dynamic"):
+        raise UserError(
+            "mixed outputs (mode 'mix') generate with a dynamic cache only; leave "
+            "cache_implementation out"
+        )
+    if config.is_encoder_decoder:
+        return EncoderDecoderCache(DynamicCache(), DynamicCache())
+    return DynamicCache()
+
+
+def _hidden(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def _with_hidden(output: Any, hidden: Tensor) -> Any:
+    return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+class _Probe:
+    """What each task's loss would gain if its output moved towards another expert's.
+
+    Runs the experts that were not selected, forward only, as m - 1 shifts of the route.
+    """
+
+    def __init__(self, call: Callable[[], Any], route: LayerRoute, slot: RouteSlot) -> None:
+        self.call, self.route, self.slot = call, route, slot
+        device = route.weights.device.type
+        self._autocast = torch.is_autocast_enabled(device)
+        self._dtype = torch.get_autocast_dtype(device)
+        self._device = device
+
+    def __call__(self, grad: Tensor, hidden: Tensor) -> Tensor:
+        """``dL/dweights [T, m]``, relative to the selected expert's.
+
+        A constant per task does not reach the router: the softmax's Jacobian takes it out, and
+        differences have less rounding than the products themselves.
+        """
+        gains = torch.zeros_like(self.route.weights)
+        num_tasks, num_experts = gains.shape
+        for shift in range(1, num_experts):
+            shifted = self.route.shifted(shift)
+            with self._casting(), self.slot.holding(shifted):
+                other = _hidden(self.call())
+            rows = ((other - hidden) * grad).flatten(1).sum(-1).to(gains.dtype)  # [B]
+            tasks = rows.new_zeros(num_tasks).index_add(0, self.route.row_task, rows)
+            gains += shifted.weights * tasks[:, None]
+        return gains
+
+    def _casting(self) -> Any:
+        # Backward runs outside the autocast region of forward.
+        return torch.autocast(self._device, self._dtype) if self._autocast else nullcontext()
+
+
+class _ExactGradient(torch.autograd.Function):
+    """Passes the layer's output on; its backward gives the route what mixing outputs would."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weights: Tensor, probe: _Probe) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(hidden)
+        ctx.probe = probe
+        return hidden.view_as(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        (hidden,) = ctx.saved_tensors
+        return grad, ctx.probe(grad, hidden), None
