@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +48,9 @@ def run(folder: Path, values: Mapping[str, Any], *, resume: bool) -> None:
             torch.set_num_threads(workspace.config.num_threads)
         _prepare_backbones(workspace, resume)
         _report_truncated(workspace)
-        parts = workspace.routing_parts()
         for name, system in workspace.config.systems.items():
             if system.train:
-                _train(workspace, name, system, parts, resume)
+                _train(workspace, name, system, resume)
         results.write_training(workspace)
         points = _adapt(workspace)
         results.write(workspace, points)
@@ -103,41 +101,29 @@ def _prepare_backbones(workspace: Workspace, resume: bool) -> None:
         aside.rename(folder)
 
 
-def _train(workspace: Workspace, name: str, system: SystemConfig, parts: Any, resume: bool) -> None:
+def _train(workspace: Workspace, name: str, system: SystemConfig, resume: bool) -> None:
     config, data = workspace.config, workspace.data
-    training = system.training(config.training)
-    selection = configuration.part("selection", config.selection)
-    parts = replace(parts, selection=_annealed(config.selection, selection, training.steps))
     tasks = data.train_tasks
     model = build_system(
         system,
         load_dense(workspace.initial_folder(system.width)),
         tasks,
         data.categories(tasks),
-        parts,
+        workspace.routing_parts(name) if system.model == "moe" else None,
         config.seed,
     )
     pools = {task: training_rows(data.collection, task) for task in tasks}
     sampler = configuration.part("sampling", config.sampling).build(pools, config.seed)
     Trainer(
         model.to(workspace.device),
-        training,
+        system.training(config.training),
         TrainBatches(sampler, data.tokens, tasks, data.pad_token_id),
         workspace.folder,
         system=name,
-        evaluate=HeldOutLoss(workspace),
+        evaluate=HeldOutLoss(workspace, name),
         callbacks=_callbacks(workspace, name),
         seed=config.seed,
     ).fit(resume=resume)
-
-
-def _annealed(values: Mapping[str, Any], selection: Any, steps: int) -> dict[str, Any]:
-    """Selection keys with the annealing rate that fits the length of training."""
-    over = selection.over(steps)
-    schedule = getattr(over, "temperature_schedule", None)
-    if schedule is None:
-        return dict(values)
-    return {**values, "temperature_schedule": vars(schedule).copy()}
 
 
 class HeldOutLoss:
@@ -147,8 +133,8 @@ class HeldOutLoss:
     on, each with the route that adaptation would start from.
     """
 
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace, self.data = workspace, workspace.data
+    def __init__(self, workspace: Workspace, system: str) -> None:
+        self.workspace, self.system, self.data = workspace, system, workspace.data
         collection, count = self.data.collection, workspace.config.dev_rows
         self.rows = {
             task: training_rows(collection, task, "dev")[:count] for task in self.data.train_tasks
@@ -162,7 +148,7 @@ class HeldOutLoss:
         losses = [self._loss(model, rows, i) for i, rows in enumerate(self.rows.values())]
         figures = {"loss": sum(losses) / len(losses)}
         if self.unseen:
-            adapter = self.workspace.adapter_of(model)
+            adapter = self.workspace.adapter(self.system, model)
             unseen = [self._loss(adapter.place(c)[0], rows, 0) for c, rows in self.unseen.items()]
             figures["dev_tasks"] = sum(unseen) / len(unseen)
         return figures

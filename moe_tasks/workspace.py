@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,13 +14,16 @@ import yaml
 from torch import Tensor
 
 from moe_tasks import config as configuration
+from moe_tasks import registry
 from moe_tasks.adaptation import AdaptationConfig, Adapter
 from moe_tasks.backbones import Backbone, load_dense, load_tokenizer
 from moe_tasks.data import DataConfig, RunData
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.evaluation.generation import GenerationConfig
+from moe_tasks.model import TaskMoE
 from moe_tasks.multitask import DenseModel, MultiTaskModel
-from moe_tasks.routing.vectors import TaskVectors, VectorContext
+from moe_tasks.representations.base import TaskVectors, VectorContext
+from moe_tasks.representations.computed import fitted_source
 from moe_tasks.systems import ExpertsConfig, RouterConfig, RoutingParts, SystemConfig
 from moe_tasks.tasks.base import TaskCollection
 from moe_tasks.training.checkpoint import CheckpointStore, Damaged
@@ -86,7 +90,38 @@ class RunConfig:
         config = configuration.from_mapping(RunConfig, values)
         for group in ("tasks", "backbone", "selection", "task_vectors", "sampling"):
             configuration.part(group, getattr(config, group))
+        for name, system in config.systems.items():
+            try:
+                config.check_routing(name, system)
+            except UserError as error:
+                own = system.router or system.selection or system.task_vectors
+                raise UserError(f"systems.{name}: {error}" if own else str(error)) from error
         return config
+
+    def check_routing(self, name: str, system: SystemConfig) -> None:
+        """Raises ``UserError`` where a routed system's parts do not fit together."""
+        if system.model == "dense":
+            return
+        router = system.router_over(self.router)
+        registry.lookup("router", router.name)
+        selection = configuration.part("selection", system.selection_over(self.selection))
+        selection.fixed_routes(1, 1, router.num_experts, 0)
+        configuration.part("task_vectors", self.task_vectors_of(name))
+        if system.routes_from is not None:
+            earlier = list(self.systems)[: list(self.systems).index(name)]
+            trained = [n for n in earlier if self.systems[n].model == "moe"]
+            if system.routes_from not in trained:
+                raise UserError(
+                    f"'systems.{name}.routes_from' is {system.routes_from!r}, which is no routed "
+                    f"system named before it; {nearest(system.routes_from, trained)}"
+                )
+
+    def task_vectors_of(self, name: str) -> dict[str, Any]:
+        """Keys of the task vectors that a system's router reads."""
+        system = self.systems[name]
+        if system.routes_from in self.systems:
+            return self.task_vectors_of(system.routes_from)
+        return configuration.override(self.task_vectors, system.task_vectors)
 
 
 class Workspace:
@@ -94,6 +129,7 @@ class Workspace:
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
         self.folder, self.config = folder, config
+        self._sources: dict[str, tuple[TaskVectors, Tensor]] = {}
 
     @staticmethod
     def open(folder: str | Path) -> Workspace:
@@ -169,30 +205,63 @@ class Workspace:
         """Needs the tokenizer in the initial folder."""
         return RunData(self.collection, load_tokenizer(self.initial_folder(1)), self.config.data)
 
+    def vectors(self, system: str) -> TaskVectors:
+        """Source of a system's task vectors, made from the initial weights."""
+        return self._fitted_vectors(system)[0]
+
+    def _fitted_vectors(self, system: str) -> tuple[TaskVectors, Tensor]:
+        values = self.config.task_vectors_of(system)
+        key = json.dumps(values, sort_keys=True)
+        if key not in self._sources:
+            self._sources[key] = fitted_source(
+                values, self.vector_context, self.data.train_tasks, self._cells_to_place()
+            )
+        return self._sources[key]
+
     @cached_property
-    def vectors(self) -> TaskVectors:
-        """Source of task vectors, made from the initial weights."""
-        context = VectorContext(
+    def vector_context(self) -> VectorContext:
+        """What task vectors are made from: the initial weights and the tasks' examples."""
+        return VectorContext(
             load_dense(self.initial_folder(1)).eval().to(self.device),  # type: ignore[arg-type]
             self.data.texts,
             self.data.pad_token_id,
             self.config.seed,
+            self.data.raw_texts,
+            self.folder / "task_vectors",
+            self.config.logging.progress,
         )
-        return configuration.part("task_vectors", self.config.task_vectors).build(context)
 
-    @cached_property
-    def _training_vectors(self) -> Tensor:
-        return self.vectors.fit(self.data.train_tasks)
+    def _cells_to_place(self) -> list[tuple[str, str]]:
+        adaptation = self.config.adaptation
+        if adaptation.route_from != "vector":
+            return []
+        dev = self.data.unseen_cells("dev", 1)
+        test = self.data.unseen_cells("test", adaptation.samples)
+        return [*dev, *test]
 
-    def routing_parts(self) -> RoutingParts:
-        """What routed systems are made of."""
+    def routing_parts(self, name: str) -> RoutingParts:
+        """What a routed system is made of; ``routes_from`` must have been trained before."""
+        system = self.config.systems[name]
+        source, vectors = self._fitted_vectors(name)
+        stage = system.routes_from and self.model(system.routes_from)
         return RoutingParts(
-            router=self.config.router,
+            router=system.router_over(self.config.router),
             experts=self.config.experts,
-            selection=self.config.selection,
-            vectors=self._training_vectors,
-            learn_vectors=self.vectors.learn,
+            selection=self._annealed(system),
+            vectors=vectors,
+            learn_vectors=source.learn,
+            source=stage if isinstance(stage, TaskMoE) else None,
         )
+
+    def _annealed(self, system: SystemConfig) -> dict[str, Any]:
+        """Selection keys with the annealing rate that fits the length of training."""
+        values = system.selection_over(self.config.selection)
+        steps = system.training(self.config.training).steps
+        over = configuration.part("selection", values).over(steps)
+        schedule = getattr(over, "temperature_schedule", None)
+        if schedule is None:
+            return values
+        return {**values, "temperature_schedule": vars(schedule).copy()}
 
     def model(self, name: str) -> MultiTaskModel:
         """A system's model as training left it (``direct``: the initial weights).
@@ -217,21 +286,17 @@ class Workspace:
             raise UserError(f"{store.folder} has no {self.config.checkpoint} checkpoint")
         return MultiTaskModel.load(found.path).to(self.device)
 
-    def adapter(self, system: str) -> Adapter:
-        """What adapts a trained system to unseen tasks."""
-        return self.adapter_of(self.model(system))
-
-    def adapter_of(self, model: MultiTaskModel) -> Adapter:
-        """What adapts ``model`` to unseen tasks."""
-        if self.config.adaptation.route_from == "vector":
-            _ = self._training_vectors  # placing uses what fitting found
+    def adapter(self, system: str, model: MultiTaskModel | None = None) -> Adapter:
+        """What adapts a system to unseen tasks: ``model``, or as training left it."""
+        by_vector = self.config.adaptation.route_from == "vector"
+        routed = self.config.systems[system].model == "moe"
         return Adapter(
-            model,
+            self.model(system) if model is None else model,
             self.data,
             self.config.adaptation,
             self.config.generation,
             self.config.seed,
-            self.vectors if self.config.adaptation.route_from == "vector" else None,
+            self.vectors(system) if by_vector and routed else None,
         )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from moe_tasks import TaskMoE
 from moe_tasks import grid as grid_module
@@ -16,6 +17,8 @@ from moe_tasks.errors import UserError
 from moe_tasks.evaluation.gain import relative_gain
 from moe_tasks.experiment import run
 from moe_tasks.training import trainer
+from moe_tasks.training.checkpoint import CheckpointStore
+from moe_tasks.workspace import RunConfig
 from tests.runs import values, write_tasks
 
 
@@ -220,6 +223,95 @@ def test_controls(tasks: Path, tmp_path: Path) -> None:
     plain = sum(p.numel() for p in _parameters(tmp_path / "run" / "checkpoints" / "initial"))
     layers = 16 * 16 * 4 + 2 * 16 * 16 + 2 * 16 * 16 * 4 + 2 * 16 * 16  # weights of both layers
     assert wide - plain == pytest.approx(2 * layers, rel=0.05)
+
+
+TWO_STAGES = {
+    "multitask": {"model": "dense"},
+    "moe": {"router": {"name": "lstm"}},
+    "twostage": {
+        "routes_from": "moe",
+        "selection": {
+            "name": "softmax",
+            "mode": "mix",
+            "temperature_schedule": {"start": 300.0, "end": 1.0, "rate": None},
+        },
+    },
+}
+
+
+def test_two_stages(tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adaptation = {**values(tasks)["adaptation"], "samples": 1, "learning_rates": [1e-2]}
+    config = values(tasks, systems=TWO_STAGES, adaptation=adaptation)
+    run(tmp_path / "whole", config, resume=False)
+    folder = tmp_path / "whole" / "checkpoints"
+    first, second = (TaskMoE.load(folder / name / "step-000008") for name in ("moe", "twostage"))
+    assert second.spec.router == "lstm"
+    assert torch.equal(second.logits(), first.logits())  # router and task vectors are frozen
+    assert second.selection.temperature(0) == 300
+    assert second.selection.temperature(8) == pytest.approx(1.0)
+    table = pq.read_table(tmp_path / "whole" / "routes" / "twostage.parquet").to_pandas()
+    start = table[table["step"] == 0]["weight"]
+    assert start.between(0.32, 0.35).all()  # average routing turns into the learned routes
+    fresh = TaskMoE.from_backbone(
+        str(folder / "initial"), first.task_names, noise=0.0, router="lstm"
+    )
+    moved = (second.expert_distance().item(), first.expert_distance().item())
+    assert fresh.expert_distance().item() == 0 < min(moved)
+
+    def cut(store, *arguments, **options):  # a kill in the second stage's first save
+        if store.folder.name == "twostage":
+            raise RuntimeError("power cut")
+        return save(store, *arguments, **options)
+
+    save = CheckpointStore.save
+    monkeypatch.setattr(CheckpointStore, "save", cut)
+    with pytest.raises(RuntimeError, match="power cut"):
+        run(tmp_path / "cut", config, resume=False)
+    monkeypatch.undo()
+    run(tmp_path / "cut", config, resume=True)
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    assert read_scores(tmp_path / "cut") == read_scores(tmp_path / "whole")
+
+
+def test_systems_may_differ_in_their_parts(tasks: Path, tmp_path: Path) -> None:
+    systems = {
+        "multitask": {"model": "dense"},
+        "gru": {"router": {"name": "gru", "num_experts": 2}},
+        "row": {"selection": {"name": "random_row"}},
+        "pair": {"selection": {"name": "random_task", "n": 2}},
+        "learned": {"task_vectors": {"name": "learned", "dim": 8}},
+        "soft": {"selection": {"name": "gumbel", "noise": "row", "exploration": 0.2}},
+    }
+    adaptation = {**values(tasks)["adaptation"], "samples": 1, "learning_rates": [1e-2]}
+    run(tmp_path / "run", values(tasks, systems=systems, adaptation=adaptation), resume=False)
+    models = {
+        name: TaskMoE.load(tmp_path / "run" / "checkpoints" / name / "step-000008")
+        for name in systems
+        if name != "multitask"
+    }
+    assert models["gru"].spec.num_experts == 2
+    assert models["learned"].task_vectors.shape == (5, 8)
+    assert models["row"].routes().sum((0, 1)).max() == 5  # one route for all when evaluating
+    assert set(models["pair"].routes().unique().tolist()) == {0.0, 0.5}
+    assert models["soft"].selection.mode == "merge"
+    assert {s["system"] for s in read_scores(tmp_path / "run")} == set(systems)
+
+
+@pytest.mark.parametrize(
+    ("systems", "message"),
+    [
+        ({"b": {"routes_from": "moe"}, "moe": {}}, r"systems\.b\.routes_from.*named before it"),
+        ({"moe": {}, "b": {"routes_from": "mo"}}, "did you mean 'moe'"),
+        ({"b": {"model": "dense", "router": {"name": "gru"}}}, "'router' is for systems with"),
+        ({"b": {"router": {"name": "grru"}}}, r"systems\.b: unknown router 'grru'"),
+        ({"b": {"router": {"num_experts": 0}}}, r"systems\.b: router: 'num_experts' is 0"),
+        ({"b": {"selection": {"name": "random_task", "n": 4}}}, r"systems\.b.*'selection\.n' is 4"),
+        ({"b": {"selection": {"temperature_schedule": {"end": 0.0}}}}, "'end' is 0.0"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(systems: dict, message: str, tasks: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        RunConfig.parse(values(tasks, systems=systems))
 
 
 def _parameters(folder: Path):

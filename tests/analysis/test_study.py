@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
 
 from analysis.study import main
 from analysis.study_runs import gather
-from analysis.study_table import spread, study_markdown
+from analysis.study_table import study_markdown
 from moe_tasks.errors import UserError
 from moe_tasks.evaluation.gain import relative_gain
 from tests.analysis.tables import score_table, write_run
@@ -33,7 +32,7 @@ def test_rows(folder: Path) -> None:
     study = gather(folder)
     assert len(study.rows) == 5 * 4
     assert study.incomplete == study.notes == []
-    row = next(r for r in study.rows if r.run == "b2" and r.system == "moe")
+    row = next(r for r in study.rows if r.runs == ("b2",) and r.system == "moe")
     assert (row.seed, row.split, row.num_tasks) == ("2", "b", 12)
     scores = pd.read_csv(folder / "b2" / "scores.csv", dtype={"sample": str})
     gain = relative_gain(scores.to_dict("records"), "moe", "multitask", num_bootstrap=0)
@@ -61,7 +60,9 @@ def test_files_and_tables(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert f"{ratios.mean():+.1f}" in line
     assert "5 of 5" in line
     assert "5 runs; seeds 1, 2, 3; splits a, b; 12 unseen tasks; base multitask." in text
-    assert sum(li.startswith("| mean |") for li in text.splitlines()) == 2
+    assert (
+        "| system | a / 1 | a / 2 | a / 3 | b / 1 | b / 2 | mean, split a | mean, split b |" in text
+    )
     assert (tmp_path / "out" / "study.png").stat().st_size > 5000
     assert not (folder / "study.md").exists()
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
@@ -69,17 +70,6 @@ def test_files_and_tables(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
         "study.md",
         "study.png",
     ]
-
-
-def test_spread_equals_scipy() -> None:
-    values = [7.9, 10.0, 2.1, 14.2, 2.4, 8.5]
-    found = spread(values)
-    expected = stats.ttest_1samp(values, 0).confidence_interval()
-    assert found.t_interval == pytest.approx((expected.low, expected.high))
-    assert (found.num_runs, found.num_positive) == (6, 6)
-    boot = stats.bootstrap((values,), np.mean, method="percentile", random_state=0)
-    assert found.bootstrap_interval == pytest.approx(tuple(boot.confidence_interval), abs=0.2)
-    assert spread([3.0]).t_interval is spread([3.0]).bootstrap_interval is None
 
 
 def test_incomplete_runs_are_listed(folder: Path) -> None:
@@ -102,7 +92,7 @@ def test_incomplete_runs_are_listed(folder: Path) -> None:
     ]
     text = study_markdown(study)
     assert all(f"- {run}: " in text for run in ("a1", "a2", "a3", "killed"))
-    assert {row.run for row in study.rows} == {"a3", "b1", "b2"}
+    assert {row.runs for row in study.rows} == {("a3",), ("b1",), ("b2",)}
 
 
 def test_run_without_the_base_has_no_ratio(folder: Path) -> None:
@@ -110,7 +100,7 @@ def test_run_without_the_base_has_no_ratio(folder: Path) -> None:
     scores[scores["system"] != "multitask"].to_csv(folder / "a1" / "scores.csv", index=False)
     study = gather(folder)
     assert ("a1", "no scores of multitask") in study.incomplete
-    row = next(r for r in study.rows if r.run == "a1" and r.system == "moe")
+    row = next(r for r in study.rows if r.runs == ("a1",) and r.system == "moe")
     assert row.ratio is None
     assert row.unseen_score is not None
 
@@ -118,9 +108,9 @@ def test_run_without_the_base_has_no_ratio(folder: Path) -> None:
 def test_repeated_seed_and_split_count_once(folder: Path) -> None:
     write_run(folder / "a1_again", score_table(EFFECTS, seed=99), seed=1, split="a")
     study = gather(folder)
-    assert "a1" not in {row.run for row in study.rows}
+    assert ("a1",) not in {row.runs for row in study.rows}
     assert study.incomplete == [
-        ("a1", "left out: a1_again has the same seed and split and is later by name")
+        ("a1", "left out: a1_again has the same setting, seed and split and comes later")
     ]
 
 
@@ -133,13 +123,11 @@ def test_control_has_its_own_base(tmp_path: Path) -> None:
     assert "moe over multitask_2x" not in ratios
 
 
-def test_other_settings_are_noted_and_can_be_separated(folder: Path) -> None:
+def test_settings_can_go_to_separate_tables(folder: Path) -> None:
     config = {"router": {"num_experts": 5}}
     for seed in (4, 5):
         write_run(folder / f"m5_{seed}", score_table(EFFECTS, seed=seed), seed=seed, **config)
-    notes = gather(folder).notes
-    assert len(notes) == 1
-    assert "router.num_experts (unset, 5)" in notes[0]
+    assert {"moe", "moe: router.num_experts=5"} <= {row.label for row in gather(folder).rows}
     study = gather(folder, by=["router.num_experts"])
     assert study.notes == []
     assert {row.group for row in study.rows} == {"router.num_experts=?", "router.num_experts=5"}

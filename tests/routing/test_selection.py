@@ -10,8 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe_tasks import registry
+from moe_tasks.errors import UserError
 from moe_tasks.routing.plan import RoutePlan
-from moe_tasks.routing.selection import Annealing, Average, GumbelStraightThrough, Softmax
+from moe_tasks.routing.selection import (
+    Annealing,
+    Average,
+    Gumbel,
+    GumbelStraightThrough,
+    RandomPerRow,
+    RandomPerTask,
+    Softmax,
+)
 
 LOGITS = torch.tensor([[[1.0, 2.0, 0.0], [0.5, 0.5, 3.0]]])  # [1 layer, 2 tasks, 3 experts]
 
@@ -80,6 +89,66 @@ def test_straight_through_gradient_is_that_of_the_soft_weights() -> None:
     soft = ((plain - torch.log(-torch.log(uniform))) / temperature).softmax(-1)
     (soft * target).sum().backward()
     torch.testing.assert_close(logits.grad, plain.grad)
+
+
+def test_soft_gumbel_noise_is_gumbel_distributed_and_absent_at_evaluation() -> None:
+    selection = Gumbel(Annealing(1.0, 1.0, 0.0))
+    assert torch.equal(selection(LOGITS, step=0, training=False), (LOGITS / 1.0).softmax(-1))
+    many = LOGITS[:, :1].expand(1, 20_000, 3)
+    torch.manual_seed(0)
+    drawn = selection(many, step=0, training=True)
+    torch.testing.assert_close(drawn.sum(-1), torch.ones(1, 20_000))
+    # The Gumbel-max property: the largest entry is distributed as the softmax.
+    shares = torch.nn.functional.one_hot(drawn.argmax(-1), 3).float().mean((0, 1))
+    torch.testing.assert_close(shares, LOGITS[0, 0].softmax(-1), atol=0.015, rtol=0)
+
+
+@pytest.mark.parametrize("selection", [GumbelStraightThrough, Softmax, Gumbel])
+def test_exploration_replaces_a_share_of_the_routes_in_training_only(selection: type) -> None:
+    logits = (torch.tensor([9.0, 0.0, 0.0]) * 9).expand(4, 5_000, 3)  # 4 layers, one like another
+    schedule = Annealing(0.1, 0.1, 0.0)
+    torch.manual_seed(0)
+    weights = selection(schedule, exploration=0.3)(logits, step=0, training=True)
+    elsewhere = (weights[..., 0] == 0).float().mean(-1)
+    torch.testing.assert_close(elsewhere, torch.full((4,), 0.2), atol=0.03, rtol=0)  # 0.3 * 2/3
+    assert torch.equal(weights.sum(-1), torch.ones(4, 5_000))
+    still = selection(schedule, exploration=0.3)(logits, step=0, training=False)
+    assert (still[..., 0] > 0.99).all()
+
+
+def test_random_routes() -> None:
+    logits = torch.zeros(2, 300, 3)
+    per_row = RandomPerRow()
+    torch.manual_seed(0)
+    drawn = per_row(logits, step=0, training=True)
+    assert (drawn.sum(1) > 60).all()  # every expert of every layer, about 100 of 300
+    assert not torch.equal(drawn, per_row(logits, step=0, training=True))
+    fixed = per_row(logits, step=0, training=False)
+    assert torch.equal(fixed, per_row(logits[:, :1], step=9, training=False).expand_as(fixed))
+    for n in (1, 2, 3):
+        routes = RandomPerTask(n=n).fixed_routes(4, 200, 3, seed=5)
+        assert routes is not None
+        assert ((routes > 0).sum(-1) == n).all()
+        torch.testing.assert_close(routes.sum(-1), torch.ones(4, 200))
+        again = RandomPerTask(n=n).fixed_routes(4, 200, 3, seed=5)
+        assert again is not None
+        assert torch.equal(routes, again)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: Softmax(mode="select"), "'mode' is 'select'; valid: merge, mix"),  # type: ignore[arg-type]
+        (lambda: GumbelStraightThrough(gradient="probe"), "'gradient' is 'probe'"),  # type: ignore[arg-type]
+        (lambda: Gumbel(noise="batch"), "'noise' is 'batch'; valid: task, row"),  # type: ignore[arg-type]
+        (lambda: Softmax(exploration=1.5), "from 0 to 1"),
+        (lambda: RandomPerTask(n=0), "'n' is 0"),
+        (lambda: RandomPerTask(n=4).fixed_routes(1, 1, 3, 0), "'selection.n' is 4, more than"),
+    ],
+)
+def test_bad_keys_are_named(build, message: str) -> None:
+    with pytest.raises((ValueError, UserError), match=message):
+        build()
 
 
 @pytest.mark.parametrize("name", registry.names("router"))

@@ -7,6 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moe_tasks.errors import UserError
+from moe_tasks.training.engine import LocalEngine
 from moe_tasks.training.optimizer import build_optimizer, rate_factor, rates
 from tests.training import tiny
 
@@ -93,3 +95,72 @@ def test_wrong_groups_are_refused(change, message: str) -> None:
     model.parameter_groups = lambda: groups  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=message):
         build_optimizer(model, tiny.config())
+
+
+def moved_by(model, **changes) -> set[str]:
+    """Names of the parameters that training changed."""
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    tiny.trainer(None, trained=model, evaluate=None, **changes).fit()
+    return {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
+
+
+def test_patterns_freeze_parameters() -> None:
+    patterns = ("backbone.model.encoder.layers.0.*", "router.*", "task_vectors")
+    moved = moved_by(tiny.model("gumbel_st"), steps=2, freeze=patterns)
+    assert any(name.startswith("backbone.model.decoder.layers.0") for name in moved)
+    frozen = ("backbone.model.encoder.layers.0", "router", "task_vectors")
+    assert not [name for name in moved if name.startswith(frozen)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "patterns", "message"),
+    [
+        ("gumbel_st", ("rooter.*",), r"'rooter\.\*' matches no parameter"),
+        ("dense", ("backbone.modle.*",), "matches no parameter"),
+        ("dense", ("*",), "nothing to train"),
+    ],
+)
+def test_patterns_that_freeze_nothing_or_all_are_refused(kind, patterns, message) -> None:
+    with pytest.raises(UserError, match=message):
+        tiny.trainer(None, trained=tiny.model(kind), freeze=patterns)
+
+
+def test_a_dense_system_passes_over_patterns_of_routed_ones() -> None:
+    assert moved_by(tiny.model("dense"), steps=1, freeze=("router.*", "task_vectors"))
+
+
+def test_routes_and_experts_learn_in_turns() -> None:
+    for steps, turn in ((3, "routes"), (6, "both")):
+        model = tiny.model("gumbel_st")
+        moved = moved_by(model, steps=steps, alternate_every=3)
+        assert any(name.startswith("router") for name in moved)
+        assert "task_vectors" in moved
+        assert any(name.startswith("backbone") for name in moved) == (turn == "both")
+    assert moved_by(tiny.model("dense"), steps=2, alternate_every=3)  # nothing to take turns with
+
+
+def test_expert_regularization_pulls_experts_together() -> None:
+    apart = {}
+    for factor in (0.0, 10.0):
+        model = tiny.model("gumbel_st")
+        start = model.expert_distance().item()
+        tiny.trainer(
+            None, trained=model, evaluate=None, steps=10, expert_regularization=factor
+        ).fit()
+        apart[factor] = model.expert_distance().item() / start
+    assert apart[10.0] < 0.97 * apart[0.0]
+    assert moved_by(tiny.model("dense"), steps=1, expert_regularization=1.0)
+
+
+def test_a_summed_loss_has_the_mean_ones_gradient_times_the_targets() -> None:
+    model = tiny.model(dropout=0.0)
+    batches = [tiny.batches().next(), tiny.batches(seed=4).next()]
+    grads = {}
+    for loss in ("mean", "sum"):
+        engine = LocalEngine(model, tiny.config(loss=loss))
+        reported, _ = engine.backward(batches)
+        grads[loss] = (reported, model.backbone.lm_head.weight.grad.clone())
+        engine.zero_gradients()
+    targets = sum(batch.targets for batch in batches)
+    torch.testing.assert_close(grads["sum"][0], grads["mean"][0])  # always told per token
+    torch.testing.assert_close(grads["sum"][1], grads["mean"][1] * targets)
