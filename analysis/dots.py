@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from itertools import cycle
 
 import numpy as np
@@ -13,26 +14,29 @@ from matplotlib.ticker import AutoLocator
 
 from analysis import style
 from analysis.study_runs import Study, StudyRow
-from analysis.study_table import spread
+from analysis.study_stats import spread
 
 _MARKERS = "osD^vP*X"
 _ROW, _WIDTH, _TOP, _BOTTOM = 0.34, 4.6, 0.45, 0.6
 
 
 def study_dots(study: Study, path: str | os.PathLike[str]) -> None:
-    """Draw each run's ratio over the base: systems as rows, task splits as markers, the mean
-    and its 95% t interval as a bar below the dots."""
-    rows = [row for row in study.rows if row.ratio is not None]
-    names = list(dict.fromkeys(_name(row) for row in rows))
+    """Draw each run's ratio over the base: systems and settings as rows, task splits as markers,
+    the mean and its 95% t interval as a bar below the dots."""
+    found: dict[tuple[str, str], list[StudyRow]] = {}
+    for row in study.rows:
+        if row.ratio is not None:
+            found.setdefault((row.group, row.label), []).append(row)
+    rows = [row for mine in found.values() for row in mine]
+    names = _names([mine[0] for mine in found.values()])
     splits = list(dict.fromkeys(row.split for row in rows))
     left = style.text_width(names, 8) + 0.1
     height = max(len(names), 1) * _ROW
     figure = Figure(figsize=(left + _WIDTH + 1.5, height + _TOP + _BOTTOM))
     axes = style.plain_axes(figure, left, _BOTTOM, _WIDTH, height)
-    palette = style.colours(list(dict.fromkeys(row.system for row in study.rows)))
+    palette = style.colours(list(dict.fromkeys(row.system for row in rows)))
     markers = dict(zip(splits, cycle(_MARKERS), strict=False))
-    for at, name in enumerate(names):
-        mine = [row for row in rows if _name(row) == name]
+    for at, mine in enumerate(found.values()):
         _draw_system(axes, at, mine, palette[mine[0].system], markers)
     axes.axvline(0, color="black", linewidth=0.8, zorder=0)
     axes.set_ylim(max(len(names), 1) - 0.4, -0.6)
@@ -45,13 +49,20 @@ def study_dots(study: Study, path: str | os.PathLike[str]) -> None:
     axes.set_xlabel(label, fontsize=7.5, parse_math=False)
     if len(splits) > 1:
         _draw_legend(axes, markers)
-    num_runs = len({row.run for row in study.rows})
+    num_runs = len({run for row in study.rows for run in row.runs})
     style.title(figure, f"Unseen tasks: {num_runs} run{'s' if num_runs > 1 else ''}")
     style.save(figure, path)
 
 
-def _name(row: StudyRow) -> str:
-    return f"{row.label} ({row.group})" if row.group else row.label
+def _names(rows: Sequence[StudyRow]) -> list[str]:
+    """Labels, with words such as ``lstm`` standing for themselves where that stays clear."""
+    full = [f"{row.label} ({row.group})" if row.group else row.label for row in rows]
+    short = []
+    for row in rows:
+        words = [v if v[:1].isalpha() else f"{k}={v}" for k, v in row.setting]
+        name = f"{row.name}: {', '.join(words)}" if words else row.name
+        short.append(f"{name} ({row.group})" if row.group else name)
+    return short if len({*map(style.shown, short)}) == len(full) else full
 
 
 def _draw_system(

@@ -1,7 +1,7 @@
-"""Many runs as one table: seeds x task splits, every system beside its controls.
+"""Many runs as one table: settings x seeds x task splits, every system beside its controls.
 
-``python -m analysis.study DIR`` gathers the run folders below DIR (a Hydra multirun) and writes
-``study.csv`` (one row per run and system), ``study.md`` and ``study.png``.
+``python -m analysis.study DIR [DIR ...]`` gathers the run folders below (Hydra multiruns) and
+writes ``study.csv`` (a row per system, setting, seed and split), ``study.md`` and ``study.png``.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ from analysis.study_table import study_markdown
 from moe_tasks.errors import UserError
 
 _DESCRIPTION = """\
-Gather the run folders below DIR (for instance a Hydra multirun of seeds and task splits) into one
-table: per system the mean score on training tasks and on unseen tasks, the gain of the mean unseen
-score over BASE per run, its mean with 95% intervals, and how far routes agree with categories."""
+Gather the run folders below DIR (for instance Hydra multiruns over settings, seeds and task
+splits) into one table with a row per system and setting: the mean score on training tasks and on
+unseen tasks, the gain of the mean unseen score over BASE of the same seed and split, its mean with
+95% intervals and p-value, and how far routes agree with categories."""
 _EPILOG = """\
-Seed and split of a run are the keys seed and tasks.split of its config.yaml. Runs that stopped
-early, lack a system or repeat a seed and split are listed in study.md with the reason.
+Seed and split of a run are the keys seed and tasks.split of its config.yaml. Other keys in which
+runs differ, such as router.name, make settings; systems without experts do not depend on router,
+selection and task vectors and are counted once. Runs that stopped early, lack a system or repeat
+another one are listed in study.md with the reason.
 
 example: python -m analysis.study multirun/2026-01-31/10-00-00 --out study --by router.num_experts
 """
@@ -50,10 +53,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("dir", metavar="DIR", type=Path, help="folder with run folders below it")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: DIR)")
     parser.add_argument(
-        "--base", default="multitask", help="the system to compare with (default: multitask)"
+        "dirs", metavar="DIR", type=Path, nargs="+", help="folder with run folders below it"
+    )
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="where to write (default: the first DIR)"
+    )
+    parser.add_argument(
+        "--base",
+        default="multitask",
+        help="the system to compare with (default: multitask), or one row of the table, such as "
+        '"moe: router=linear"',
     )
     parser.add_argument(
         "--by",
@@ -65,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     try:
-        study = gather(options.dir, options.base, options.by)
-        files = write_study(study, options.out or options.dir)
+        study = gather(options.dirs, options.base, options.by)
+        files = write_study(study, options.out or options.dirs[0])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -76,9 +86,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _flat(row: StudyRow) -> dict[str, Any]:
-    values = {name: value for name, value in vars(row).items() if name != "agreement"}
-    values["ratio_percent"] = values.pop("ratio")
-    values["arg_percent"] = values.pop("average_relative_gain")
+    values = {
+        "run": ", ".join(row.runs),
+        "group": row.group,
+        "seed": row.seed,
+        "split": row.split,
+        "system": row.system,
+        "setting": ", ".join(f"{key}={value}" for key, value in row.setting),
+        "label": row.label,
+        "base": row.base,
+        "num_tasks": row.num_tasks,
+        "train_score": row.train_score,
+        "unseen_score": row.unseen_score,
+        "ratio_percent": row.ratio,
+        "arg_percent": row.average_relative_gain,
+        "num_left_out": row.num_left_out,
+    }
     for name in MEASURES:
         measure = row.agreement.get(name, Measure(None))
         values[name], values[f"{name}_chance"] = measure.value, measure.chance

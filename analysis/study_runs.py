@@ -1,35 +1,43 @@
-"""The runs of a study, read and compared: one row per run and system."""
+"""The rows of a study: each system in each setting, beside its base of the same seed and split."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from analysis.agreement import MEASURES, Measure, agreement
 from analysis.routes import snapshot
-from analysis.runs import CONFIG, SCORES, Run, find_runs, load_run, score_rows
+from analysis.study_folders import Incomplete, read_runs
+from analysis.study_settings import Setting, flattened
+from analysis.study_units import Unit, label, make_units, mean, paired
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.evaluation.gain import relative_gain
-from moe_tasks.evaluation.scores import Score, ordered_systems, task_means
 
 
 @dataclass(frozen=True)
 class StudyRow:
-    """One system in one run; gains in percent, None where a number cannot be had.
+    """One system in one setting, seed and split; gains in percent, None where there is none.
 
-    ``base`` is the system that the gains are over. A control such as ``moe_2x`` has a second row
-    over its own base ``multitask_2x`` where there is one.
+    Attributes:
+        runs: usually one, see ``Unit``.
+        point: seed, split, and the run's name if one of the two is unknown.
+        base: label of what the gains are over. A control such as ``moe_2x`` has a second row over
+            its own base ``multitask_2x`` where there is one.
+        name: the system, or ``system over base`` in such a second row.
+        setting: what tells it from the system's other rows.
+        is_base: whether other rows are compared with it.
     """
 
-    run: str
+    runs: tuple[str, ...]
     group: str
-    seed: str
-    split: str
+    point: tuple[str, str, str]
     system: str
-    base: str
-    label: str
+    base: str | None
+    name: str
+    setting: Setting
+    is_base: bool
     num_tasks: int
     train_score: float | None
     unseen_score: float | None
@@ -38,217 +46,179 @@ class StudyRow:
     num_left_out: int | None
     agreement: Mapping[str, Measure]
 
+    @property
+    def label(self) -> str:
+        """Same for all seeds and splits, another one for each setting."""
+        return label(self.name, self.setting)
+
+    @property
+    def seed(self) -> str:
+        return self.point[0]
+
+    @property
+    def split(self) -> str:
+        return self.point[1]
+
 
 @dataclass
 class Study:
-    """All runs of a study.
+    """All rows of a study: the base first, then the best first.
 
     Attributes:
-        base: the system that all others are compared with.
+        base: the system, or the label of the row, that all others are compared with.
         incomplete: (run, what it lacks or why it is left out).
         notes: what a reader of the tables must know.
     """
 
     base: str
     rows: list[StudyRow] = field(default_factory=list)
-    incomplete: list[tuple[str, str]] = field(default_factory=list)
+    incomplete: Incomplete = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
-def gather(folder: Path, base: str = "multitask", by: Sequence[str] = ()) -> Study:
-    """Read all runs at or below ``folder``.
+def gather(
+    folders: Path | Sequence[Path], base: str = "multitask", by: Sequence[str] = ()
+) -> Study:
+    """Read all runs at or below ``folders``.
 
     Args:
+        base: a system, or the label of one row.
         by: dotted configuration keys; runs that differ in them go to different groups.
 
     Raises:
         UserError: no runs, none of them finished, or no run has ``base``.
     """
-    if not folder.is_dir():
-        raise UserError(f"no folder {folder}")
-    paths = find_runs(folder)
-    if not paths:
-        raise UserError(f"no run folders below {folder} (a run folder holds config.yaml)")
     study = Study(base)
-    runs = _without_repeats(_finished(folder, paths, study), by, study)
-    if not runs:
-        reasons = "; ".join(f"{run}: {reason}" for run, reason in study.incomplete[:3])
-        raise UserError(f"none of {len(paths)} runs below {folder} can be used: {reasons}")
-    _check_keys(runs, by)
-    systems = {s for run in runs.values() for s in run.scores["system"].tolist()}
-    if base not in systems:
-        raise UserError(f"no run has scores of system {base!r}; {nearest(base, systems)}")
-    for name, run in runs.items():
-        study.rows += _rows(name, run, by, study)
-    _note_absent_systems(study)
-    _note_settings(runs, by, study)
-    return study
-
-
-def _finished(folder: Path, paths: Iterable[Path], study: Study) -> dict[str, Run]:
-    runs = {}
-    for path in paths:
-        name = path.relative_to(folder).as_posix() if path != folder else path.resolve().name
-        absent = next((f for f in (CONFIG, SCORES) if not (path / f).is_file()), None)
-        if absent:
-            study.incomplete.append((name, f"{absent} is missing: the run has not finished"))
-            continue
-        try:
-            run = load_run(path)
-        except UserError as error:
-            study.incomplete.append((name, str(error)))
-            continue
-        if run.scores.empty:
-            study.incomplete.append((name, f"{SCORES} has no rows"))
-        else:
-            runs[name] = run
-    return runs
-
-
-def _without_repeats(runs: dict[str, Run], by: Sequence[str], study: Study) -> dict[str, Run]:
-    """Of runs with one seed and split the last: repeats are no independent evidence."""
-    last: dict[tuple[str, ...], str] = {}
-    for name, run in runs.items():
-        key = (_group(run, by), _seed(run), _split(run))
-        if key in last and "?" not in key:
-            reason = f"left out: {name} has the same seed and split and is later by name"
-            study.incomplete.append((last[key], reason))
-        last[key if "?" not in key else (name,)] = name
-    kept = set(last.values())
-    return {name: run for name, run in runs.items() if name in kept}
-
-
-def _check_keys(runs: Mapping[str, Run], by: Sequence[str]) -> None:
-    known = {key for run in runs.values() for key, _ in _flattened(run.config)}
+    runs = read_runs([folders] if isinstance(folders, Path) else folders, study.incomplete)
+    known = {key for run in runs.values() for key in flattened(run.config)}
     for key in by:
         if key not in known:
             raise UserError(f"--by: no run has the key {key!r}; {nearest(key, known)}")
+    units = make_units(runs, base, by)
+    names = dict.fromkeys([*(u.system for u in units), *(u.label for u in units)])
+    if base not in names:
+        raise UserError(f"no run has scores of system {base!r}; {nearest(base, names)}")
+    study.rows = _ordered([row for unit in units for row in _rows(unit, units, study)])
+    study.notes += [*_pooled_notes(units), *_absence_notes(study.rows)]
+    return study
 
 
-def _rows(name: str, run: Run, by: Sequence[str], study: Study) -> list[StudyRow]:
-    try:
-        scores, train = (score_rows(frame) for frame in (run.scores, run.train_scores))
-    except UserError as error:
-        study.incomplete.append((name, str(error)))
-        return []
-    _note_absent_scores(name, scores, study)
-    trained = task_means(train, "test" if any(s.split == "test" for s in train) else "dev")
-    systems = ordered_systems(scores)
-    rows = []
-    for system in systems:
-        for base in _bases(system, study.base, systems):
-            row = StudyRow(
-                run=name,
-                group=_group(run, by),
-                seed=_seed(run),
-                split=_split(run),
-                system=system,
-                base=base,
-                label=system if base == study.base else f"{system} over {base}",
-                train_score=_mean(trained.get(system, {})),
-                agreement=_agreement(name, run, system, study) if base == study.base else {},
-                **_compared(scores, system, base),
-            )
-            rows.append(row)
-    return rows
+def _rows(unit: Unit, units: Sequence[Unit], study: Study) -> list[StudyRow]:
+    is_base = study.base in (unit.system, unit.label)
+    first = StudyRow(
+        runs=unit.names,
+        group=unit.group,
+        point=unit.point,
+        system=unit.system,
+        name=unit.system,
+        setting=unit.setting,
+        is_base=is_base,
+        num_tasks=len(unit.unseen),
+        train_score=mean(unit.trained.values()),
+        unseen_score=mean(unit.unseen.values()),
+        agreement=_agreement(unit, study),
+        **_gain(unit, None if is_base else paired(unit, units, study.base)),
+    )
+    own = f"{study.base}_{unit.system.rpartition('_')[2]}"
+    base = paired(unit, units, own)
+    if base is None or own == unit.system:
+        return [first]
+    name = f"{unit.system} over {own}"
+    return [first, replace(first, name=name, agreement={}, **_gain(unit, base))]
 
 
-def _bases(system: str, base: str, systems: Sequence[str]) -> list[str]:
-    suffix = system.rpartition("_")[2]
-    own = f"{base}_{suffix}"
-    return [base, own] if own in systems and own != system else [base]
-
-
-def _compared(scores: list[Score], system: str, base: str) -> dict[str, Any]:
-    means = task_means(scores)
-    mine, theirs = means.get(system, {}), means.get(base, {})
+def _gain(unit: Unit, base: Unit | None) -> dict[str, Any]:
     gain = None
-    if system != base and mine and theirs:
-        gain = relative_gain(scores, system, base, num_bootstrap=0)
+    if base is not None and unit.unseen and base.unseen:
+        scores = [*unit.scores, *base.scores]
+        gain = relative_gain(scores, unit.label, base.label, num_bootstrap=0)
     return {
-        "num_tasks": len(mine),
-        "unseen_score": _mean(mine),
+        "base": base.label if base else None,
         "ratio": _percent(gain.gain_of_mean) if gain else None,
         "average_relative_gain": _percent(gain.average) if gain else None,
         "num_left_out": gain.num_left_out if gain else None,
     }
 
 
-def _note_absent_scores(name: str, scores: list[Score], study: Study) -> None:
-    means = task_means(scores)
-    tasks = list(dict.fromkeys(s.task for s in scores))
-    for system in ordered_systems(scores):
-        absent = [task for task in tasks if task not in means.get(system, {})]
-        if absent:
-            what = f"{system} has no test score on {len(absent)} of {len(tasks)} unseen tasks"
-            some = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-            study.incomplete.append((name, f"{what}: {some}"))
-
-
-def _agreement(name: str, run: Run, system: str, study: Study) -> dict[str, Measure]:
-    if system not in run.routes:
+def _agreement(unit: Unit, study: Study) -> dict[str, Measure]:
+    run = next((run for run in reversed(unit.runs) if unit.system in run.routes), None)
+    if run is None:
         return {}
     try:
-        found = agreement(snapshot(run.routes[system]))
+        found = agreement(snapshot(run.routes[unit.system]))
     except UserError as error:
-        study.incomplete.append((name, f"routes of {system}: {error}"))
+        study.incomplete.append((run.name, f"routes of {unit.system}: {error}"))
         return {}
     return {measure: getattr(found, measure) for measure in MEASURES}
 
 
-def _note_absent_systems(study: Study) -> None:
-    for group in dict.fromkeys(row.group for row in study.rows):
-        rows = [row for row in study.rows if row.group == group]
-        systems = dict.fromkeys(row.system for row in rows)
-        for run in dict.fromkeys(row.run for row in rows):
-            absent = systems.keys() - {row.system for row in rows if row.run == run}
-            if absent:
-                study.incomplete.append((run, f"no scores of {', '.join(sorted(absent))}"))
+def _ordered(rows: list[StudyRow]) -> list[StudyRow]:
+    """By group; the base first, then by mean unseen score; within a label by split and seed."""
+    scores: dict[tuple[str, str], list[float | None]] = {}
+    for row in rows:
+        scores.setdefault((row.group, row.label), []).append(row.unseen_score)
+    groups = list(dict.fromkeys(row.group for row in rows))
+
+    def place(row: StudyRow) -> tuple[Any, ...]:
+        score = mean(scores[row.group, row.label])
+        rank = (not row.is_base, float("inf") if score is None else -score)
+        return (groups.index(row.group), *rank, row.label, order(row.split), order(row.seed))
+
+    return sorted(rows, key=place)
 
 
-def _note_settings(runs: Mapping[str, Run], by: Sequence[str], study: Study) -> None:
-    """Runs that differ in more than seed and split should not be averaged unawares."""
-    flat = [dict(_flattened(run.config)) for run in runs.values()]
-    for key in dict.fromkeys(key for config in flat for key in config):
-        values = list(dict.fromkeys(str(config.get(key, "unset")) for config in flat))
-        expected = key in ("tasks.split", *by) or key.rpartition(".")[2] in ("seed", "run_dir")
-        if len(values) > 1 and not expected:
-            shown = ", ".join(values[:4]) + (", ..." if len(values) > 4 else "")
-            study.notes.append(
-                f"The runs differ in {key} ({shown}) and are averaged all the same; "
-                f"--by {key} separates them."
+def order(text: str) -> tuple[float, str]:
+    """Sorts numbers by value, before other texts."""
+    return (float(text), "") if text.isdecimal() else (float("inf"), text)
+
+
+def _pooled_notes(units: Iterable[Unit]) -> list[str]:
+    by_label: dict[str, list[Unit]] = {}
+    for unit in units:
+        if len(unit.runs) > 1:
+            by_label.setdefault(unit.label, []).append(unit)
+    if not by_label:
+        return []
+    notes = [
+        "Counted once per seed and split, as the runs that have them differ only in what they do "
+        f"not depend on: {', '.join(by_label)}."
+    ]
+    for name, same in by_label.items():
+        worst = max(same, key=lambda unit: unit.disagreement)
+        if worst.disagreement > 1e-9:
+            notes.append(
+                f"{name}: these runs should agree, but their mean unseen scores lie up to "
+                f"{worst.disagreement:.4f} apart ({_place(worst.point)}, runs "
+                f"{', '.join(worst.names)}); their mean is used."
             )
+    return notes
 
 
-def _flattened(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in config.items():
-        if isinstance(value, dict):
-            yield from _flattened(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _absence_notes(rows: Sequence[StudyRow]) -> list[str]:
+    """Means over different runs should not be compared unawares."""
+    notes = []
+    for group in dict.fromkeys(row.group for row in rows):
+        points: dict[str, set[tuple[str, str, str]]] = {}
+        for row in rows:
+            if row.group == group:
+                points.setdefault(row.label, set()).add(row.point)
+        everywhere = set().union(*points.values())
+        lacking = [
+            f"{name} ({'; '.join(map(_place, sorted(everywhere - present)))})"
+            for name, present in points.items()
+            if present != everywhere
+        ]
+        if lacking:
+            notes.append(
+                f"Without some seeds or splits{f' ({group})' if group else ''}, so that their "
+                f"mean scores are over fewer runs than others': {', '.join(lacking)}."
+            )
+    return notes
 
 
-def _setting(run: Run, key: str) -> str:
-    value: Any = run.config
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return "?" if value is None else str(value)
-
-
-def _group(run: Run, by: Sequence[str]) -> str:
-    return ", ".join(f"{key}={_setting(run, key)}" for key in by)
-
-
-def _seed(run: Run) -> str:
-    return _setting(run, "seed")
-
-
-def _split(run: Run) -> str:
-    return _setting(run, "tasks.split")
-
-
-def _mean(means: Mapping[str, float]) -> float | None:
-    return sum(means.values()) / len(means) if means else None
+def _place(point: Sequence[str]) -> str:
+    seed, split, run = point
+    return run or f"seed {seed}, split {split}"
 
 
 def _percent(fraction: float | None) -> float | None:

@@ -3,53 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from scipy import stats
 
 from analysis.agreement import MEASURES
-from analysis.study_runs import Study, StudyRow
-from moe_tasks.evaluation.bootstrap import percentile_interval, resampled_means
+from analysis.study_runs import Study, StudyRow, order
+from analysis.study_stats import NUM_BOOTSTRAP, holm, spread, t_test
+from analysis.study_units import mean
 from moe_tasks.evaluation.grid import escaped, markdown_row
 
-_NUM_BOOTSTRAP = 10_000
 _EXPLANATION = """\
-Ratio: gain of the mean unseen score over {base} in percent, over the tasks that both systems \
-scored. ARG: average relative gain, the mean over tasks of each task's own gain; tasks whose base \
-is zero, negative or missing are not in it. Intervals are 95% over runs: *t* assumes normal \
-ratios, *bootstrap* draws runs with replacement (percentiles, {num} draws, too narrow with few \
-runs). Runs of one split share their unseen tasks, so intervals speak of other seeds on these \
-splits."""
+Each run is compared with {base} of the same seed and split. Ratio: gain of the mean unseen score \
+in percent, over the tasks that both scored. ARG: average relative gain, the mean over tasks of \
+each task's own gain; tasks whose base is zero, negative or missing are not in it. Intervals are \
+95% over runs: *t* assumes normal ratios, *bootstrap* draws runs with replacement (percentiles, \
+{num} draws, too narrow with few runs)."""
+_SHARED_SPLITS = """\
+ Runs of one split share their unseen tasks, so intervals speak of other seeds on these splits."""
+_ADJUSTED = """\
+*p, Holm*: t test over runs (at least 3) that the mean ratio is zero, adjusted by Holm's method \
+for the {num} comparisons in this table: if no row differed from its base, the chance of even one \
+p at or below .05 would be at most 5%. The intervals are not adjusted: of many, some miss zero by \
+chance, and the best of many rows tends to look better than it is."""
 _ROUTES_EXPLANATION = """\
 Routes on the training tasks against human categories, means over runs. Clusters and layers: \
 normalised mutual information of categories with clusters of routes, and with each layer's expert. \
 Gap: similarity of routes within minus between categories. Neighbour: share of tasks whose nearest \
 route is of their category. In brackets the value under permuted categories, then in how many runs \
 p < .01, and the largest p."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean over runs with two 95% intervals, None with fewer than two runs."""
-
-    mean: float
-    t_interval: tuple[float, float] | None
-    bootstrap_interval: tuple[float, float] | None
-    num_runs: int
-    num_positive: int
-
-
-def spread(values: Sequence[float], seed: int = 0) -> Spread:
-    """Mean of ``values`` (one per run, at least one) and its intervals over runs."""
-    mean, num = float(np.mean(values)), len(values)
-    positive = sum(value > 0 for value in values)
-    if num < 2:
-        return Spread(mean, None, None, num, positive)
-    half = float(stats.t.ppf(0.975, num - 1) * np.std(values, ddof=1) / np.sqrt(num))
-    runs = [np.array([[value]]) for value in values]
-    drawn = resampled_means(runs, _NUM_BOOTSTRAP, np.random.default_rng(seed))[:, 0]
-    return Spread(mean, (mean - half, mean + half), percentile_interval(drawn), num, positive)
 
 
 def study_markdown(study: Study) -> str:
@@ -59,8 +38,7 @@ def study_markdown(study: Study) -> str:
         rows = [row for row in study.rows if row.group == group]
         if group:
             parts.append(f"## {escaped(group)}")
-        parts += [_extent(rows, study.base), _system_table(rows, study.base)]
-        parts.append(_EXPLANATION.format(base=escaped(study.base), num=_NUM_BOOTSTRAP))
+        parts += [_extent(rows, study.base), *_system_table(rows, study.base)]
         parts += [_run_table(rows, study.base), *_route_tables(rows)]
     if study.notes:
         parts.append("\n".join(f"- {escaped(note)}" for note in study.notes))
@@ -71,9 +49,9 @@ def study_markdown(study: Study) -> str:
 
 
 def _extent(rows: list[StudyRow], base: str) -> str:
-    num_runs = len({row.run for row in rows})
-    seeds = list(dict.fromkeys(row.seed for row in rows))
-    splits = list(dict.fromkeys(row.split for row in rows))
+    num_runs = len({run for row in rows for run in row.runs})
+    seeds = sorted({row.seed for row in rows}, key=order)
+    splits = sorted({row.split for row in rows}, key=order)
     tasks = sorted({row.num_tasks for row in rows})
     return escaped(
         f"{num_runs} run{'s' if num_runs > 1 else ''}; seeds {', '.join(seeds)}; "
@@ -82,46 +60,53 @@ def _extent(rows: list[StudyRow], base: str) -> str:
     )
 
 
-def _system_table(rows: list[StudyRow], base: str) -> str:
+def _system_table(rows: list[StudyRow], base: str) -> list[str]:
+    """Means over runs with intervals and p-values, and what they mean."""
     heads = ["system", "runs", "train score", "unseen score", "ratio, %", "95%, t"]
-    heads += ["95%, bootstrap", "positive", "ARG, %"]
+    heads += ["95%, bootstrap", "positive", "p, Holm", "ARG, %"]
+    labels = _by_label(rows)
+    ratios = {a: [r.ratio for r in mine if r.ratio is not None] for a, mine in labels.items()}
+    p_values = [t_test(values) for values in ratios.values()]
+    adjusted = dict(zip(labels, holm(p_values), strict=True))
     body = []
-    for label, mine in _by_label(rows).items():
-        ratios = [row.ratio for row in mine if row.ratio is not None]
+    for label, mine in labels.items():
         cells = [label, str(len(mine))]
-        cells.append(_number(_mean([row.train_score for row in mine]), ".3f"))
-        cells.append(_number(_mean([row.unseen_score for row in mine]), ".3f"))
-        if ratios:
-            s = spread(ratios)
+        cells.append(_number(mean(row.train_score for row in mine), ".3f"))
+        cells.append(_number(mean(row.unseen_score for row in mine), ".3f"))
+        if ratios[label]:
+            s = spread(ratios[label])
             cells += [f"{s.mean:+.1f}", _interval(s.t_interval), _interval(s.bootstrap_interval)]
-            cells.append(f"{s.num_positive} of {s.num_runs}")
+            cells += [f"{s.num_positive} of {s.num_runs}", _p_value(adjusted[label])]
         else:
-            cells += ["base" if label == base else "-", "-", "-", "-"]
-        cells.append(_number(_mean([row.average_relative_gain for row in mine]), "+.1f"))
+            cells += ["base" if mine[0].is_base else "-", "-", "-", "-", "-"]
+        cells.append(_number(mean(row.average_relative_gain for row in mine), "+.1f"))
         body.append(cells)
-    return _table(heads, body, num_left=1)
+    parts = [_table(heads, body, num_left=1)]
+    shared = len({row.point for row in rows}) > len({row.split for row in rows})
+    explanation = _EXPLANATION.format(base=escaped(base), num=NUM_BOOTSTRAP)
+    parts.append(explanation + (_SHARED_SPLITS if shared else ""))
+    num_tests = sum(p is not None for p in p_values)
+    return parts + ([_ADJUSTED.format(num=num_tests)] if num_tests else [])
 
 
 def _run_table(rows: list[StudyRow], base: str) -> str:
-    """Ratio of every run, then means per split where there are several."""
-    labels = [label for label in _by_label(rows) if label != base]
+    """Ratios by seed and split, then means per split where there are several."""
+    labels = {a: mine for a, mine in _by_label(rows).items() if not mine[0].is_base}
     if not labels:
         return "Only the base has scores."
+    points = sorted({r.point for r in rows}, key=lambda p: (order(p[1]), order(p[0]), p[2]))
+    splits = list(dict.fromkeys(split for _, split, _ in points))
+    several, shared = len(splits) > 1, len(points) > len(splits) > 1
+    heads = [run or (f"{split} / {seed}" if several else seed) for seed, split, run in points]
     body = []
-    for run in dict.fromkeys(row.run for row in rows):
-        of_run = {row.label: row for row in rows if row.run == run}
-        first = next(iter(of_run.values()))
-        ratios = [of_run[a].ratio if a in of_run else None for a in labels]
-        body.append([run, first.seed, first.split, *(_number(r, "+.1f") for r in ratios)])
-    splits = list(dict.fromkeys(row.split for row in rows))
-    for split in splits if len(splits) > 1 else []:
-        means = [
-            _mean([row.ratio for row in rows if row.split == split and row.label == label])
-            for label in labels
-        ]
-        body.append(["mean", "", split, *(_number(mean, "+.1f") for mean in means)])
-    title = f"Ratio over {escaped(base)} per run, %"
-    return f"**{title}**\n\n" + _table(["run", "seed", "split", *labels], body, num_left=3)
+    for label, mine in labels.items():
+        ratios = [mean(r.ratio for r in mine if r.point == point) for point in points]
+        if shared:
+            ratios += [mean(r.ratio for r in mine if r.split == split) for split in splits]
+        body.append([label, *(_number(ratio, "+.1f") for ratio in ratios)])
+    heads += [f"mean, split {split}" for split in splits] if shared else []
+    title = f"Ratio over {escaped(base)} per {'split / seed' if several else 'seed'}, %"
+    return f"**{title}**\n\n" + _table(["system", *heads], body, num_left=1)
 
 
 def _route_tables(rows: list[StudyRow]) -> list[str]:
@@ -141,7 +126,7 @@ def _measure_cell(rows: list[StudyRow], name: str) -> str:
     measures = [row.agreement[name] for row in rows]
     notes = sorted({m.note for m in measures if m.note})
     p_values = [m.p_value for m in measures if m.p_value is not None]
-    value, chance = _mean([m.value for m in measures]), _mean([m.chance for m in measures])
+    value, chance = mean(m.value for m in measures), mean(m.chance for m in measures)
     if value is None or not p_values:
         return "; ".join(notes) or "-"
     sure = sum(p < 0.01 for p in p_values)
@@ -159,16 +144,15 @@ def _by_label(rows: list[StudyRow]) -> dict[str, list[StudyRow]]:
     return found
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
 def _number(value: float | None, form: str) -> str:
     if value is None:
         return "-"
     shown = format(value, form)
     return shown.replace("-", "+" if "+" in form else "") if float(shown) == 0 else shown
+
+
+def _p_value(value: float | None) -> str:
+    return "-" if value is None else "≤ 0.001" if value <= 0.001 else f"{value:.3f}"
 
 
 def _interval(interval: tuple[float, float] | None) -> str:

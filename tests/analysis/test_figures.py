@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -17,7 +19,7 @@ from analysis.figures import gain_bars, route_heatmap, study_dots
 from analysis.heatmap import task_order
 from analysis.study_runs import gather
 from moe_tasks.evaluation.gain import relative_gain
-from tests.analysis.tables import route_table, score_table, shot, write_run
+from tests.analysis.tables import route_table, score_table, shot, write_run, write_scored
 
 
 @pytest.fixture
@@ -153,3 +155,21 @@ def test_study_dots(tmp_path: Path, figures: list[Figure]) -> None:
     check_legible(figures[0])
     texts = {text for text, _ in boxes(figures[0])}
     assert {"direct", "moe", "moe_2x over multitask_2x", "a", "b"} <= texts
+
+
+def test_study_dots_of_many_settings(tmp_path: Path, figures: list[Figure]) -> None:
+    routers = ("linear_layer_specific", "transformer_layer_specific", "lstm", "gru")
+    for number, parts in enumerate(
+        itertools.product(routers, ("gumbel_st", "softmax"), ("text", "learned"), (1, 2))
+    ):
+        router, selection, vectors, seed = parts
+        groups = {"router": router, "selection": selection, "task_vectors": vectors}
+        config: dict[str, Any] = {key: {"name": name} for key, name in groups.items()}
+        config["systems"] = {"multitask": {"model": "dense"}, "moe": {}}
+        means = {"multitask": (0.5, 0.6), "moe": (0.5 + number / 200, 0.6)}
+        write_scored(tmp_path / str(number), means, seed=seed, **config)
+    study_dots(gather(tmp_path), tmp_path / "study.png")
+    check_legible(figures[0])
+    texts = [text for text, _ in boxes(figures[0])]
+    assert sum(text.startswith("moe: ") for text in texts) == 16
+    assert "moe: transformer_layer_specific, gumbel_st, learned" in texts

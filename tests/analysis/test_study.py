@@ -127,7 +127,7 @@ def test_settings_can_go_to_separate_tables(folder: Path) -> None:
     config = {"router": {"num_experts": 5}}
     for seed in (4, 5):
         write_run(folder / f"m5_{seed}", score_table(EFFECTS, seed=seed), seed=seed, **config)
-    assert {"moe", "moe: router.num_experts=5"} <= {row.label for row in gather(folder).rows}
+    assert {"moe", "moe: num_experts=5"} <= {row.label for row in gather(folder).rows}
     study = gather(folder, by=["router.num_experts"])
     assert study.notes == []
     assert {row.group for row in study.rows} == {"router.num_experts=?", "router.num_experts=5"}
