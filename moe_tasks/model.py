@@ -252,7 +252,7 @@ class TaskMoE(MultiTaskModel):
         mode, gradient = self.selection.mode, self.selection.gradient
         # Always of all tasks: a route must not depend, in the last bit, on the batch's others.
         logits = self.logits()
-        if self.selection.per_row and self.training:
+        if self.selection.by_row(self.training):
             weights = self._weights(logits.index_select(1, task_ids.to(logits.device)))
             return RoutePlan.build(weights, range(len(rows)), mode, gradient)
         weights = self._weights(logits)[:, list(places)]

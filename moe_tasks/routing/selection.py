@@ -57,13 +57,15 @@ class Selection:
         mode: how layers use the weights (see :data:`~moe_tasks.routing.plan.Mode`).
         gradient: how the router learns from a selected expert.
         differentiable: whether the router learns through the weights at all.
-        per_row: whether training draws anew for every row; T is then the rows of a batch.
     """
 
     mode: Mode = "select"
     gradient: RouterGradient = "merge_st"
     differentiable: bool = True
-    per_row: bool = False
+
+    def by_row(self, training: bool) -> bool:
+        """Whether T are the rows of a batch, each with the logits of its task, not its tasks."""
+        return False
 
     def temperature(self, step: int) -> float:
         """Softmax temperature at an optimizer step."""
@@ -141,9 +143,8 @@ class _Learned(Selection):
             if getattr(self, name) not in valid:
                 raise ValueError(f"{name!r} is {getattr(self, name)!r}; valid: {', '.join(valid)}")
 
-    @property
-    def per_row(self) -> bool:  # type: ignore[override]
-        return self.noise == "row"
+    def by_row(self, training: bool) -> bool:
+        return training and self.noise == "row"
 
     def over(self, steps: int) -> Selection:
         return replace(self, temperature_schedule=self.temperature_schedule.over(steps))
@@ -194,6 +195,12 @@ class Softmax(_Learned):
 
     mode: SoftMode = "merge"  # type: ignore[assignment]
 
+    def by_row(self, training: bool) -> bool:
+        # Where nothing is drawn a task's rows are alike, and mixing does not care. Published
+        # gradients go through each row's softmax, which rounds differently when it is saturated.
+        drawn = training and (self.exploration > 0 or isinstance(self, Gumbel))
+        return super().by_row(training) or (self.mode == "mix" and not drawn)
+
     def weights(self, logits: Tensor, temperature: float, training: bool) -> Tensor:
         return (logits / temperature).softmax(-1)
 
@@ -233,7 +240,9 @@ class RandomPerRow(Selection):
     """
 
     differentiable = False
-    per_row = True
+
+    def by_row(self, training: bool) -> bool:
+        return training
 
     def __call__(self, logits: Tensor, *, step: int, training: bool) -> Tensor:
         if training:

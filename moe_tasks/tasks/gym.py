@@ -18,6 +18,7 @@ from moe_tasks.errors import UserError, nearest
 from moe_tasks.registry import names, register
 from moe_tasks.tasks.base import SPLITS, Example, Split, Task, TaskCollection
 from moe_tasks.tasks.cache import content_hash, reading
+from moe_tasks.tasks.gym_splits import OnMissing, read_roles
 from moe_tasks.tasks.reading import (
     GYM_SAMPLES,
     BadRows,
@@ -25,7 +26,6 @@ from moe_tasks.tasks.reading import (
     Row,
     cached_rows,
     check_share,
-    check_task_name,
     choose,
     existing_folder,
     is_storable,
@@ -51,9 +51,11 @@ class GymTasks:
 
     Attributes:
         path: the folder.
-        split: name of ``splits/<split>.json`` in it, or a path that ends in ``.json``.
+        split: name of ``splits/<split>.json`` in it, a path that ends in ``.json``, or one of
+            CrossFit's partitions (``moe_tasks.tasks.partitions``) if the folder has no such file.
         samples: which few-shot samples; all that are there when None.
         tasks: which of the split's tasks; all when None.
+        missing: ``error``, or ``skip`` tasks of the split that have no folder.
         on_bad_row: ``error`` or ``skip``.
         max_bad_share: largest share of a task's rows that ``skip`` leaves out.
         cache_dir: where the table of rows is kept.
@@ -63,6 +65,7 @@ class GymTasks:
     split: str = "random"
     samples: list[str] | None = None
     tasks: list[str] | None = None
+    missing: OnMissing = "error"
     on_bad_row: OnBadRow = "error"
     max_bad_share: float = 0.01
     cache_dir: str = ".cache/moe_tasks"
@@ -77,11 +80,8 @@ class GymTasks:
             UserError: something is missing or malformed; names file and line, or key.
         """
         root = existing_folder(self.path)
-        roles: dict[Split, list[str]] = _read_roles(_split_file(root, self.split))
-        chosen = choose("task", self.tasks, [task for role in roles.values() for task in role])
-        kept = set(chosen)
-        roles = {role: [task for task in roles[role] if task in kept] for role in SPLITS}
-        tasks, labels = _read_tasks(root, sorted(chosen))
+        roles, remarks = read_roles(root, self.split, self.tasks, self.missing)
+        tasks, labels = _read_tasks(root, sorted(itertools.chain(*roles.values())))
         files, samples = _find_files(root, list(tasks), self.samples)
         bad = BadRows(self.on_bad_row, self.max_bad_share)
         key = {
@@ -94,7 +94,7 @@ class GymTasks:
         rows, skipped = cached_rows(
             self.cache_dir, key, lambda: _rows(files, tasks, labels, bad), lambda: bad.skipped
         )
-        return TaskCollection(tasks, roles, samples, rows, skipped)
+        return TaskCollection(tasks, roles, samples, rows, [*remarks, *skipped])
 
 
 def _rows(
@@ -122,40 +122,6 @@ def _examples(path: Path, labels: Sequence[str], bad: BadRows) -> list[tuple[int
         except ValueError as error:
             bad.reject(path, number, str(error))
     return examples
-
-
-def _split_file(root: Path, split: str) -> Path:
-    if split.endswith(".json"):
-        return Path(split)
-    path = root / "splits" / f"{split}.json"
-    known = [p.stem for p in path.parent.glob("*.json")]
-    if split not in known:
-        raise UserError(f"unknown split {split!r} (no file {path}); {nearest(split, known)}")
-    return path
-
-
-def _read_roles(path: Path) -> dict[Split, list[str]]:
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected train, dev and test, each with a list of tasks")
-    for role in content:
-        if role not in SPLITS:
-            raise UserError(f"{path}: unknown key {role!r}; {nearest(role, SPLITS)}")
-    roles: dict[Split, list[str]] = {}
-    seen: dict[str, str] = {}
-    for role in SPLITS:
-        members = content.get(role, [])
-        if not isinstance(members, list) or not all(isinstance(task, str) for task in members):
-            raise UserError(f"{path}: {role!r} is no list of task names")
-        for task in members:
-            check_task_name(task, path)
-            if task in seen:
-                raise UserError(f"{path}: task {task!r} is in {seen[task]!r} and in {role!r}")
-            seen[task] = role
-        roles[role] = members
-    if not seen:
-        raise UserError(f"{path}: names no task")
-    return roles
 
 
 def _read_tasks(root: Path, chosen: list[str]) -> tuple[dict[str, Task], dict[str, list[str]]]:

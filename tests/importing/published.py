@@ -106,7 +106,9 @@ def weights(values: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
         for layer in range(values["encoder_layers"]):
             once = str(layer) in str(vanilla)
             for name, shape in layer_shapes(stack).items():
-                blocks = [""] if once else [f"blocks.{e}." for e in range(values["router_block_num"])]
+                blocks = (
+                    [""] if once else [f"blocks.{e}." for e in range(values["router_block_num"])]
+                )
                 shapes |= {f"model.{stack}.layers.{layer}.{b}{name}": shape for b in blocks}
     for name, tensor in router_modules(values).state_dict().items():
         shapes[f"router.model.{name}"] = tuple(tensor.shape)
@@ -257,7 +259,9 @@ class Oracle:
         pairs = [(a, b) for a in range(self.m) for b in range(a)]
         total = torch.zeros((), dtype=torch.float64)
         for name in [n for n in self.weights if ".blocks.0." in n]:
-            stack = [self.weights[name.replace(".blocks.0.", f".blocks.{e}.")] for e in range(self.m)]
+            stack = [
+                self.weights[name.replace(".blocks.0.", f".blocks.{e}.")] for e in range(self.m)
+            ]
             total = total + sum(((stack[a] - stack[b]) ** 2).sum().sqrt() for a, b in pairs) / max(
                 len(pairs), 1
             )

@@ -16,7 +16,12 @@ from moe_tasks.importing.crosstaskmoe import import_crosstaskmoe
 from moe_tasks.training.loss import token_loss
 from tests.importing import published
 
-FOLDERS = ["linear_layer_specific_m3", "linear_m2_vanilla", "lstm_m3", "transformer_layer_specific_m4"]
+FOLDERS = [
+    "linear_layer_specific_m3",
+    "linear_m2_vanilla",
+    "lstm_m3",
+    "transformer_layer_specific_m4",
+]
 
 
 def soft(temperature: float) -> dict[str, Any]:

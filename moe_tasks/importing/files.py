@@ -1,0 +1,120 @@
+"""What importers share: strict reading of published files, folders that are whole or absent."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy
+import torch
+from torch import Tensor
+
+from moe_tasks.errors import UserError, nearest
+from moe_tasks.training.files import sync
+
+_SHOWN = 4  # names in a message
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Tensors by name from a ``torch.save`` file. Nothing in it is executed.
+
+    Raises:
+        UserError: no such file, or anything else than a mapping of names to tensors.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever damaged or hostile bytes make the reader raise
+        reason = str(error).strip().split("\n")[0][:200]
+        raise UserError(f"{path}: not a file of tensors: {reason}") from error
+    if not isinstance(state, Mapping):
+        raise UserError(f"{path}: holds a {type(state).__name__}; expected tensors by name")
+    odd = [key for key, value in state.items() if not _is_tensor(key, value)]
+    if odd:
+        raise UserError(f"{path}: not a named tensor of floating-point numbers: {some(odd)}")
+    return dict(state)
+
+
+def _is_tensor(key: object, value: object) -> bool:
+    dense = isinstance(value, Tensor) and value.layout is torch.strided
+    return isinstance(key, str) and dense and value.is_floating_point()  # type: ignore[union-attr]
+
+
+def check_state(path: Path, state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
+    """``UserError`` unless ``state`` (of file ``path``) has these names and shapes, all finite."""
+    missing = [name for name in shapes if name not in state]
+    unknown = [name for name in state if name not in shapes]
+    if missing or unknown:
+        hint = f"; {nearest(unknown[0], missing)}" if missing and unknown else ""
+        parts = [f"{kind} {some(n)}" for kind, n in (("missing", missing), ("unknown", unknown))]
+        shown = " and ".join(part for part, n in zip(parts, (missing, unknown), strict=True) if n)
+        raise UserError(f"{path}: {shown}{hint}")
+    wrong = [
+        f"{name} is {list(state[name].shape)}, expected {list(shape)}"
+        for name, shape in shapes.items()
+        if state[name].shape != shape
+    ]
+    if wrong:
+        raise UserError(f"{path}: wrong shapes: {some(wrong)}")
+    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise UserError(f"{path}: not finite: {some(bad)}")
+
+
+def read_table(path: Path) -> Tensor:
+    """A two-dimensional ``.npy`` table of finite numbers, float32.
+
+    Raises:
+        UserError: no such file, something else in it, or numbers that are not finite.
+    """
+    if not path.is_file():
+        raise UserError(f"no file {path}")
+    try:
+        table = numpy.load(path, allow_pickle=False)
+    except Exception as error:  # whatever damaged or hostile bytes make the reader raise
+        reason = str(error).strip().split("\n")[0][:200]
+        raise UserError(f"{path}: not a plain NumPy array: {reason}") from error
+    if not isinstance(table, numpy.ndarray) or table.dtype.kind != "f" or table.ndim != 2:
+        kind = getattr(table, "dtype", type(table).__name__)
+        shape = list(getattr(table, "shape", []))
+        raise UserError(f"{path}: expected a table of floating-point numbers, got {kind} {shape}")
+    tensor = torch.from_numpy(table.astype(numpy.float32))
+    bad = (~torch.isfinite(tensor).all(-1)).nonzero().flatten().tolist()
+    if bad:
+        raise UserError(f"{path}: not finite in row {some(bad)}")
+    return tensor
+
+
+def some(names: Iterable[object]) -> str:
+    """The first few of ``names``, and how many there are if that is more."""
+    names = [str(name)[:200] for name in names]
+    more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+@contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to write into that becomes ``path`` at the end, or disappears with an error.
+
+    Raises:
+        UserError: ``path`` holds something already, or cannot be written.
+    """
+    folder = Path(path)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty; choose another folder with out=...")
+    aside = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        for file in aside.iterdir():
+            sync(file)
+        os.replace(aside, folder)
+        sync(folder.parent)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
