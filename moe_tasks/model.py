@@ -323,9 +323,8 @@ class TaskMoE(MultiTaskModel):
         logits = self.logits()
         log_p = logits.log_softmax(-1)
         load = self.routes().mean(0)  # [L, m] share of tasks per expert
-        collapsed = (
-            (load.max(-1).values > 0.95).float().mean() if self.selection.mode == "select" else 0.0
-        )
+        chosen = self.selection.mode == "select" and self.selection.differentiable
+        collapsed = (load.max(-1).values > 0.95).float().mean() if chosen else 0.0
         return {
             "temperature": self.selection.temperature(int(self.step)),
             "route_entropy": float(-(log_p.exp() * log_p).sum(-1).mean()),

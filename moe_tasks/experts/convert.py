@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Iterator
-from functools import cache, partial
+from functools import cache
 from typing import Any, Protocol, cast
 
 import torch
@@ -21,7 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from moe_tasks import registry
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.experts.bank import ExpertBank, make_bank
-from moe_tasks.experts.routed_layer import RouteSlot, cache_places, call_routed
+from moe_tasks.experts.routed_layer import LayerCall, RouteSlot, cache_places, call_routed
 from moe_tasks.routing.plan import Mode, RoutePlan
 
 
@@ -140,7 +140,7 @@ def _routed_layer_class(parent: Any) -> type:
                 raise RuntimeError("a routed model needs a route plan: call it through TaskMoE")
             if route_plan is None:
                 return super().forward(*args, **kwargs)
-            call = partial(super().forward, *args, **kwargs)
+            call = LayerCall(super().forward, args, kwargs)
             if place.route_index is not None:
                 route = route_plan.layers[place.route_index]
                 return call_routed(self, call, route, place.route_slot)

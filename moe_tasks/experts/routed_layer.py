@@ -38,15 +38,34 @@ class RouteSlot:
             self.route = None
 
 
-def call_routed(
-    layer: nn.Module, call: Callable[[], Any], route: LayerRoute, slot: RouteSlot
-) -> Any:
-    """The output of ``layer`` under ``route``.
+class LayerCall:
+    """A layer's own forward with the arguments of one call.
 
-    Args:
-        call: runs the layer's own forward; its output is the hidden states ``[B, S, D]`` or a
-            tuple that starts with them.
+    Its output is the hidden states ``[B, S, D]``, or a tuple that starts with them.
     """
+
+    def __init__(self, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> None:
+        self.forward, self.args, self.kwargs = forward, args, kwargs
+
+    def __call__(self) -> Any:
+        return self.forward(*self.args, **self.kwargs)
+
+    def of_rows(self, rows: Tensor, num_rows: int) -> LayerCall:
+        """The call for some of the batch's ``num_rows`` rows."""
+
+        def pick(value: Any) -> Any:
+            if isinstance(value, tuple):  # rotary position embeddings
+                return tuple(map(pick, value))
+            # Of one dimension are positions in the sequence, which can be as many as rows.
+            batched = isinstance(value, Tensor) and value.dim() > 1 and len(value) == num_rows
+            return value.index_select(0, rows) if batched else value
+
+        kwargs = {name: pick(value) for name, value in self.kwargs.items()}
+        return LayerCall(self.forward, tuple(map(pick, self.args)), kwargs)
+
+
+def call_routed(layer: nn.Module, call: LayerCall, route: LayerRoute, slot: RouteSlot) -> Any:
+    """The output of ``layer`` under ``route``."""
     if route.mode == "mix":
         return _mixed(layer, call, route, slot)
     if route.mode == "merge" or route.gradient == "merge_st" or not route.learns:
@@ -55,11 +74,11 @@ def call_routed(
     fixed = route.fixed()
     with slot.holding(fixed):
         output = call()
-    hidden = _ExactGradient.apply(_hidden(output), route.weights, _Probe(call, fixed, slot))
+    hidden = _ProbedGradient.apply(_hidden(output), route.weights, _Probe(call, fixed, slot))
     return _with_hidden(output, hidden)
 
 
-def _mixed(layer: nn.Module, call: Callable[[], Any], route: LayerRoute, slot: RouteSlot) -> Any:
+def _mixed(layer: nn.Module, call: LayerCall, route: LayerRoute, slot: RouteSlot) -> Any:
     """Route-weighted sum of the experts' outputs, added up as they come (2205.12701, eq. 1)."""
     num_experts = route.weights.shape[-1]
     row_weights = route.weights.index_select(0, route.row_task)  # [B, m]
@@ -121,10 +140,11 @@ def _with_hidden(output: Any, hidden: Tensor) -> Any:
 class _Probe:
     """What each task's loss would gain if its output moved towards another expert's.
 
-    Runs the experts that were not selected, forward only, as m - 1 shifts of the route.
+    Runs the experts that were not selected, forward only, as m - 1 shifts of the route: on all
+    rows (``exact``), or on the first row of each task, which then stands for the task (``probe``).
     """
 
-    def __init__(self, call: Callable[[], Any], route: LayerRoute, slot: RouteSlot) -> None:
+    def __init__(self, call: LayerCall, route: LayerRoute, slot: RouteSlot) -> None:
         self.call, self.route, self.slot = call, route, slot
         device = route.weights.device.type
         self._autocast = torch.is_autocast_enabled(device)
@@ -137,23 +157,28 @@ class _Probe:
         A constant per task does not reach the router: the softmax's Jacobian takes it out, and
         differences have less rounding than the products themselves.
         """
-        gains = torch.zeros_like(self.route.weights)
+        call, route, share = self.call, self.route, 1.0
+        if route.gradient == "probe":
+            rows, share = route.first_rows()
+            call, route = call.of_rows(rows, len(grad)), route.of_rows(rows)
+            grad, hidden = grad.index_select(0, rows), hidden.index_select(0, rows)
+        gains = torch.zeros_like(route.weights)
         num_tasks, num_experts = gains.shape
         for shift in range(1, num_experts):
-            shifted = self.route.shifted(shift)
+            shifted = route.shifted(shift)
             with self._casting(), self.slot.holding(shifted):
-                other = _hidden(self.call())
-            rows = ((other - hidden) * grad).flatten(1).sum(-1).to(gains.dtype)  # [B]
-            tasks = rows.new_zeros(num_tasks).index_add(0, self.route.row_task, rows)
-            gains += shifted.weights * tasks[:, None]
-        return gains
+                other = _hidden(call())
+            per_row = ((other - hidden) * grad).flatten(1).sum(-1).to(gains.dtype)
+            per_task = per_row.new_zeros(num_tasks).index_add(0, route.row_task, per_row)
+            gains += shifted.weights * per_task[:, None]
+        return gains * share
 
     def _casting(self) -> Any:
         # Backward runs outside the autocast region of forward.
         return torch.autocast(self._device, self._dtype) if self._autocast else nullcontext()
 
 
-class _ExactGradient(torch.autograd.Function):
+class _ProbedGradient(torch.autograd.Function):
     """Passes the layer's output on; its backward gives the route what mixing outputs would."""
 
     @staticmethod

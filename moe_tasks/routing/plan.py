@@ -21,8 +21,9 @@ from torch import Tensor
 # function than mix.
 Mode = Literal["select", "mix", "merge"]
 # Of a selected expert, for the router. merge_st: as if parameters had been merged. exact: as if
-# outputs had been mixed, which runs the other experts too (forward only).
-RouterGradient = Literal["merge_st", "exact"]
+# outputs had been mixed, which runs the other experts too (forward only). probe: as exact, from one
+# row per task.
+RouterGradient = Literal["merge_st", "exact", "probe"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,20 @@ class LayerRoute:
     def fixed(self) -> LayerRoute:
         """The same route without a gradient for the router."""
         return dataclasses.replace(self, weights=self.weights.detach())
+
+    def first_rows(self) -> tuple[Tensor, Tensor]:
+        """The first row of each task ``[T]``, and how many rows each has ``[T, 1]``."""
+        rows = self.row_task.tolist()
+        first = torch.tensor([rows.index(task) for task in range(len(self.keys))])
+        counts = torch.bincount(self.row_task, minlength=len(self.keys))
+        return first.to(self.row_task.device), counts[:, None]
+
+    def of_rows(self, rows: Tensor) -> LayerRoute:
+        """What :meth:`shifted` needs for some of the rows alone, still of all T tasks."""
+        row_task = self.row_task.index_select(0, rows)
+        return dataclasses.replace(
+            self, row_task=row_task, rows_per_task=_rows_per_task(row_task.tolist())
+        )
 
     def shifted(self, by: int) -> LayerRoute:
         """The route where every task selects the expert ``by`` places after its own."""

@@ -173,7 +173,7 @@ class GumbelStraightThrough(_Learned):
     the gradient is theirs. Evaluation takes the largest logit, no noise.
 
     Attributes:
-        gradient: ``merge_st`` or ``exact`` (published).
+        gradient: ``merge_st``, ``exact`` (published) or ``probe``.
     """
 
     gradient: RouterGradient = "merge_st"

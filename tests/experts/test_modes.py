@@ -115,6 +115,22 @@ def test_exact_router_gradient_equals_all_experts(family: str, checkpointing: bo
     compare(family, model, hard - soft.detach() + soft, vectors)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_probing_one_row_per_task_is_exact_where_its_rows_are_alike(family: str) -> None:
+    inputs = data(family)
+    first = [0, 1, 2, 4]  # of tasks 2, 0, 1, 3
+    rows = torch.tensor([first[i] for i in (0, 1, 0, 2, 3, 1, 0, 2)])
+    inputs = {name: value[rows] for name, value in inputs.items()}
+    grads = {}
+    for gradient in ("exact", "probe"):
+        model = routed(family, selection={**EXACT, "gradient": gradient})
+        token_loss(model(**inputs).logits, inputs["labels"]).backward()
+        grads[gradient] = model.task_vectors.grad
+    scale = float(grads["exact"].abs().max())
+    assert scale > 1e-4
+    torch.testing.assert_close(grads["probe"], grads["exact"], rtol=1e-4, atol=1e-5 * scale)
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("family", SEQ2SEQ)
 @pytest.mark.parametrize("without_experts", [(), ("decoder.0",)])

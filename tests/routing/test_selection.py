@@ -139,7 +139,7 @@ def test_random_routes() -> None:
     ("build", "message"),
     [
         (lambda: Softmax(mode="select"), "'mode' is 'select'; valid: merge, mix"),  # type: ignore[arg-type]
-        (lambda: GumbelStraightThrough(gradient="probe"), "'gradient' is 'probe'"),  # type: ignore[arg-type]
+        (lambda: GumbelStraightThrough(gradient="guess"), "'gradient' is 'guess'"),  # type: ignore[arg-type]
         (lambda: Gumbel(noise="batch"), "'noise' is 'batch'; valid: task, row"),  # type: ignore[arg-type]
         (lambda: Softmax(exploration=1.5), "from 0 to 1"),
         (lambda: RandomPerTask(n=0), "'n' is 0"),
