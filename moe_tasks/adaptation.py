@@ -22,7 +22,7 @@ from moe_tasks.evaluation import metrics
 from moe_tasks.evaluation.generation import GenerationConfig, predict
 from moe_tasks.model import TaskMoE
 from moe_tasks.multitask import DenseModel, MultiTaskModel
-from moe_tasks.routing.vectors import TaskVectors
+from moe_tasks.representations.base import TaskVectors
 from moe_tasks.tasks.base import Split
 from moe_tasks.tasks.sampling import UniformSampling
 from moe_tasks.training.config import TrainingConfig

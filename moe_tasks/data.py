@@ -12,7 +12,7 @@ from torch import Tensor
 
 from moe_tasks.errors import UserError
 from moe_tasks.tasks.base import Prompt, Split, TaskCollection
-from moe_tasks.tasks.tokens import TokenTable, collate, tokenize
+from moe_tasks.tasks.tokens import TokenTable, collate, format_source, tokenize
 
 POOL = "pool"  # a sample with more rows than the few shots, which some collections offer
 
@@ -101,12 +101,21 @@ class RunData:
     def texts(
         self, task: str, sample: str | None
     ) -> tuple[list[numpy.ndarray], list[numpy.ndarray]]:
-        """Token ids of a task's training inputs and outputs (see ``routing.vectors.Texts``)."""
-        if sample is None:
-            rows = training_rows(self.collection, task)
-        else:
-            rows = list(self.collection.slice(task, "train", sample))
+        """Token ids of a task's training inputs and outputs (see ``representations.base``)."""
+        rows = self._example_rows(task, sample)
         return self.tokens.sources(rows), self.tokens.targets(rows)
+
+    def raw_texts(self, task: str, sample: str | None) -> tuple[list[str], list[str]]:
+        """As ``texts``, as strings: inputs with their prompt, first accepted outputs."""
+        table = self.collection.rows[self._example_rows(task, sample)]
+        known = self.collection.task(task)
+        inputs = [format_source(known, text, self.config.prompt) for text in table["input"]]
+        return inputs, [outputs[0] for outputs in table["outputs"]]
+
+    def _example_rows(self, task: str, sample: str | None) -> list[int]:
+        if sample is None:
+            return training_rows(self.collection, task)
+        return list(self.collection.slice(task, "train", sample))
 
     def collate(self, rows: Sequence[int], device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask`` and ``labels`` of the given rows."""

@@ -46,7 +46,7 @@ def run(folder: Path, values: Mapping[str, Any], *, resume: bool) -> None:
         _report_skipped(workspace)
         if workspace.config.num_threads is not None:
             torch.set_num_threads(workspace.config.num_threads)
-        _prepare_backbones(workspace, resume)
+        prepare_backbones(workspace, resume)
         _report_truncated(workspace)
         for name, system in workspace.config.systems.items():
             if system.train:
@@ -80,7 +80,8 @@ def _report_truncated(workspace: Workspace) -> None:
         )
 
 
-def _prepare_backbones(workspace: Workspace, resume: bool) -> None:
+def prepare_backbones(workspace: Workspace, resume: bool) -> None:
+    """Make the initial dense models of all widths that the run's systems need."""
     texts = training_texts(workspace.collection)
     for width in sorted({1, *(s.width for s in workspace.config.systems.values())}):
         folder = workspace.initial_folder(width)

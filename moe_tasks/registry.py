@@ -21,7 +21,7 @@ PACKAGES: dict[str, str] = {
     "sampling": "moe_tasks.tasks",
     "router": "moe_tasks.routing",
     "selection": "moe_tasks.routing",
-    "task_vectors": "moe_tasks.routing",
+    "task_vectors": "moe_tasks.representations",
     "experts": "moe_tasks.experts",
     "backbone": "moe_tasks.backbones",
     "metric": "moe_tasks.evaluation",

@@ -124,12 +124,12 @@ class ComputedVectors:
             for cell in missing:
                 try:
                     self.raw(cell)
+                    done += 1
+                    display.on_step(done, None)
                 except Interrupted as stop:  # from the fine-tuning of one task
                     signals.received = stop.signal
                 if signals.received is not None:
                     break
-                done += 1
-                display.on_step(done, None)
         display.on_end(done == total)
         if signals.received is not None:
             folder = self.context.folder
