@@ -19,6 +19,7 @@ def nearest(name: str, options: Iterable[str], count: int = 3) -> str:
     close = difflib.get_close_matches(str(name), known, n=count, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(repr(c) for c in close)}?"
+    known = [option if option.isprintable() else repr(option) for option in known]
     if len(known) <= 12:
         return f"valid: {', '.join(known) or '(none)'}"
     return f"valid: {', '.join(known[:12])}, ... ({len(known)} in all)"

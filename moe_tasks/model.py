@@ -38,6 +38,7 @@ class TaskMoEConfig:
         task_dim: width of a task vector.
         learn_task_vectors: whether they are parameters.
         layers_without_experts: names such as ``encoder.0``.
+        experts_per_layer: where unused ones were dropped, how many each routed layer has left.
     """
 
     num_experts: int = 3
@@ -49,6 +50,7 @@ class TaskMoEConfig:
     task_dim: int = 128
     learn_task_vectors: bool = True
     layers_without_experts: tuple[str, ...] = ()
+    experts_per_layer: tuple[int, ...] | None = None
 
 
 class TaskMoE(MultiTaskModel):
@@ -77,7 +79,7 @@ class TaskMoE(MultiTaskModel):
         self.spec = spec
         self.layer_names = convert(
             backbone,
-            spec.num_experts,
+            spec.experts_per_layer or spec.num_experts,
             experts=spec.experts,
             layers_without_experts=spec.layers_without_experts,
             noise=noise,

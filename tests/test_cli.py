@@ -146,13 +146,10 @@ def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def test_export(
+def test_export_of_tasks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
     from moe_tasks import export
-    from moe_tasks.experiment import run
     from moe_tasks.tasks.gym import GymTasks
 
     def call(*arguments: str) -> str:
@@ -166,16 +163,6 @@ def test_export(
     with pytest.raises(SystemExit):
         call("out=gym")
     assert "not empty" in capfd.readouterr().err
-    tasks = write_tasks(_made(tmp_path / "tasks"))
-    run(tmp_path / "run", values(tasks, systems={"moe": {}}), resume=False)
-    call("what=model", "run=run", "task=taste-a", "out=model")
-    model = AutoModelForSeq2SeqLM.from_pretrained("model")
-    tokenizer = AutoTokenizer.from_pretrained("model")
-    tokens = model.generate(**tokenizer(["apple"], return_tensors="pt"), max_new_tokens=3)
-    assert tokens.shape[0] == 1
-    with pytest.raises(SystemExit):
-        call("what=model", "run=run", "task=taste", "out=other")
-    assert "did you mean 'taste-a'" in capfd.readouterr().err
 
 
 def test_a_sweep_makes_a_folder_per_job_and_goes_on_after_a_failure(tmp_path: Path) -> None:

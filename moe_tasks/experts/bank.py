@@ -90,6 +90,10 @@ class ExpertBank(nn.Module):
         """The parameter of that name of every expert."""
         return [expert.get_parameter(name) for expert in self.experts]
 
+    def keep(self, experts: Sequence[int]) -> None:
+        """Drop all experts but these, which are numbered anew."""
+        self.experts = nn.ModuleList(self.experts[expert] for expert in experts)
+
     def squeezed(self, weights: Tensor, mode: str) -> nn.Module:
         """A plain leaf holding what a task with route ``weights [m]`` uses.
 

@@ -9,7 +9,7 @@ the model changes; no globals, thread-locals or hooks are involved.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
 from typing import Any, Protocol, cast
 
@@ -54,7 +54,7 @@ def _stack(model: PreTrainedModel, path: str) -> str:
 
 def convert(
     model: PreTrainedModel,
-    num_experts: int,
+    num_experts: int | Sequence[int],
     *,
     experts: str = "layer",
     layers_without_experts: Collection[str] = (),
@@ -63,6 +63,7 @@ def convert(
     """Give every layer of ``model`` ``num_experts`` versions, in place.
 
     Args:
+        num_experts: for all layers, or for each that gets experts.
         experts: granularity, a name registered under ``experts``.
         layers_without_experts: layer names (``encoder.0``) that stay as they are.
         noise: standard deviation of the Gaussian noise added to every expert's parameters
@@ -75,7 +76,7 @@ def convert(
         UserError: fewer than one expert, a layer name that the model lacks, or no layer left.
     """
     layers = named_layers(model)
-    if num_experts < 1:
+    if isinstance(num_experts, int) and num_experts < 1:
         raise UserError(f"'router.num_experts' is {num_experts}; it must be at least 1")
     for name in layers_without_experts:
         if name not in layers:
@@ -84,12 +85,13 @@ def convert(
     if not routed:
         raise UserError("'experts.layers_without_experts' names every layer; leave at least one")
     granularity = registry.lookup("experts", experts)
+    counts = [num_experts] * len(routed) if isinstance(num_experts, int) else num_experts
     for name, layer in layers.items():
         slot = RouteSlot()
         if name in routed:
             for leaf in list(_leaves(layer)):
                 if granularity(layer, leaf):
-                    bank = make_bank(layer.get_submodule(leaf), num_experts, slot)
+                    bank = make_bank(layer.get_submodule(leaf), counts[routed.index(name)], slot)
                     _add_noise(bank, noise)
                     layer.set_submodule(leaf, bank)
         layer.__class__ = _routed_layer_class(type(layer))
