@@ -66,7 +66,7 @@ class ExpertBank(nn.Module):
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
         """Each row through its expert, with the ``merge_st`` gradient for the route."""
         chosen = {
-            name: SelectParameters.apply(route.weights, *self.stack(name))
+            name: SelectParameters.apply(route.weights, route.keys, *self.stack(name))
             for name in self.parameter_names()
         }
         return self._per_task(x, route, chosen)
@@ -126,12 +126,16 @@ class LinearBank(ExpertBank):
 
     def _batched(self, x: Tensor, route: LayerRoute) -> Tensor:
         tasks = len(route.weights)
-        weight = SelectParameters.apply(route.weights, *self.stack("weight"))  # [T, out, in]
+        weight = SelectParameters.apply(
+            route.weights, route.keys, *self.stack("weight")
+        )  # [T, out, in]
         rows = x.reshape(tasks, -1, x.shape[-1])
         if self.experts[0].bias is None:
             y = rows @ weight.mT  # type: ignore[union-attr]
         else:
-            bias = SelectParameters.apply(route.weights, *self.stack("bias"))  # [T, out]
+            bias = SelectParameters.apply(
+                route.weights, route.keys, *self.stack("bias")
+            )  # [T, out]
             y = torch.baddbmm(bias[:, None], rows, weight.mT)  # type: ignore[index, union-attr]
         return y.view(*x.shape[:-1], y.shape[-1])
 
@@ -156,7 +160,9 @@ class NormBank(ExpertBank):
     """m versions of a norm whose output is ``normalised(x) * weight (+ bias)``."""
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        return self._affine(x, route, lambda ps: SelectParameters.apply(route.weights, *ps))  # type: ignore[return-value]
+        return self._affine(
+            x, route, lambda ps: SelectParameters.apply(route.weights, route.keys, *ps)
+        )  # type: ignore[return-value]
 
     def _affine(
         self, x: Tensor, route: LayerRoute, pick: Callable[[Sequence[Tensor]], Tensor]
@@ -243,31 +249,32 @@ def merge(weights: Tensor, parameters: Sequence[Tensor]) -> Tensor:
 
 
 class SelectParameters(torch.autograd.Function):
-    """Per task, the parameter of the expert it selected: one-hot ``[T, m]`` to ``[T, ...]``.
+    """Per task, the parameter of the expert it selected: one-hot ``[T, m]``, whose experts the
+    host knows, to ``[T, ...]``.
 
     Backward is that of merging, except that experts nobody selected get no gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, *parameters: Tensor) -> Tensor:  # type: ignore[override]
-        experts = weights.argmax(-1)
+    def forward(  # type: ignore[override]
+        ctx: Any, weights: Tensor, experts: tuple[int, ...], *parameters: Tensor
+    ) -> Tensor:
+        ctx.experts = experts
         ctx.save_for_backward(weights, *parameters)
-        ctx.used = frozenset(experts.tolist())
-        return torch.stack([p.detach() for p in parameters]).index_select(0, experts)
+        return torch.stack([parameters[expert].detach() for expert in ctx.experts])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        weights, *parameters = ctx.saved_tensors
-        rows = grad.flatten(1)
+        _, *parameters = ctx.saved_tensors
+        rows = grad.flatten(1)  # [T, ...]
         grad_weights = None
         if ctx.needs_input_grad[0]:
-            stack = torch.stack([p.detach().flatten() for p in parameters])
-            grad_weights = rows @ stack.mT.to(grad.dtype)
-        if not any(ctx.needs_input_grad[1:]):
-            return grad_weights, *(None for _ in parameters)
-        # weights is one-hot: its transpose adds up the tasks of each expert
-        by_expert = weights.detach().mT.to(grad.dtype) @ rows  # [m, ...]
-        return grad_weights, *(
-            by_expert[e].view_as(p) if e in ctx.used and ctx.needs_input_grad[1 + e] else None
-            for e, p in enumerate(parameters)
-        )
+            flat = (p.detach().flatten().to(rows.dtype) for p in parameters)
+            grad_weights = torch.stack([rows @ p for p in flat], -1)
+        grads: list[Tensor | None] = [None] * len(parameters)
+        for expert in set(ctx.experts):
+            if ctx.needs_input_grad[2 + expert]:
+                tasks = [t for t, selected in enumerate(ctx.experts) if selected == expert]
+                total = rows[tasks[0]] if len(tasks) == 1 else rows[tasks].sum(0)
+                grads[expert] = total.view_as(parameters[expert])
+        return grad_weights, None, *grads
