@@ -24,6 +24,8 @@ class TrainingConfig:
         warmup: share of ``steps`` over which rates rise linearly.
         schedule: after the warm-up, fall linearly to zero or stay constant.
         accumulation: batches per update; the loss is the mean over all their target tokens.
+        length_groups: a batch is computed as up to so many groups of tasks of like length, each
+            padded to its own longest row: less padding, the same gradients.
         label_smoothing: probability mass spread evenly over the vocabulary.
         loss: ``mean`` over the target tokens of a step, or their ``sum`` (published), which
             changes what ``clip`` and ``expert_regularization`` weigh.
@@ -54,6 +56,7 @@ class TrainingConfig:
     warmup: float = 0.06
     schedule: Literal["linear", "constant"] = "linear"
     accumulation: int = 1
+    length_groups: int = 1
     label_smoothing: float = 0.0
     loss: Literal["mean", "sum"] = "mean"
     expert_regularization: float = 0.0
@@ -71,7 +74,14 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         """Raises ``ValueError`` naming the first field that is out of range."""
         self.betas, self.freeze = tuple(self.betas), tuple(self.freeze)
-        for name in ("steps", "accumulation", "keep", "log_every", "max_bad_steps"):
+        for name in (
+            "steps",
+            "accumulation",
+            "length_groups",
+            "keep",
+            "log_every",
+            "max_bad_steps",
+        ):
             _check(self, name, getattr(self, name) >= 1, "at least 1")
         for name in ("eval_every", "save_every", "num_threads", "alternate_every"):
             value = getattr(self, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy
@@ -11,7 +12,7 @@ import torch
 
 from moe_tasks.tasks.sampling import BatchSampler
 from moe_tasks.tasks.tokens import collate
-from moe_tasks.training.loss import target_tokens
+from moe_tasks.training.loss import IGNORED, target_tokens
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,85 @@ class Batch:
         """B."""
         return len(self.inputs["task_ids"])
 
+    def by_length(self, max_groups: int) -> list[Batch]:
+        """The same rows as batches of tasks of like length, each padded to its own longest row.
+
+        Their losses and gradients add up to this batch's. A task stays whole, so that its rows
+        share a draw of noise. Groups are the ones with the fewest cells; one more group must save
+        a tenth of them.
+
+        Args:
+            max_groups: at most so many; 1 leaves the batch as it is.
+        """
+        if max_groups < 2:
+            return [self]
+        ids = self.inputs["task_ids"]
+        source = self.inputs["attention_mask"].sum(1)
+        target = (self.inputs["labels"] != IGNORED).sum(1)
+        sizes = {
+            int(task): _Size(int(own.sum()), int(source[own].max()), int(target[own].max()))
+            for task in ids.unique()
+            for own in [ids == task]
+        }
+        groups = _fewest_cells(sizes, max_groups)
+        return [self] if len(groups) == 1 else [self._of_tasks(group, sizes) for group in groups]
+
+    def _of_tasks(self, group: Sequence[int], sizes: Mapping[int, _Size]) -> Batch:
+        own = torch.isin(self.inputs["task_ids"], torch.tensor(group))
+        widths = {
+            "labels": max(sizes[task].target for task in group),
+            "input_ids": max(sizes[task].source for task in group),
+        }
+        widths["attention_mask"] = widths["input_ids"]
+        inputs = {
+            key: value[own, : widths[key]] if key in widths else value[own]
+            for key, value in self.inputs.items()
+        }
+        places = {task: place for place, task in enumerate(sorted(sizes))}
+        return Batch.of(inputs, [self.tasks[places[task]] for task in sorted(group)])
+
     def parts(self, count: int) -> list[dict[str, torch.Tensor]]:
         """``inputs`` cut into at most ``count`` runs of rows of nearly equal size."""
         count = min(count, self.rows)
         cuts = {key: torch.tensor_split(value, count) for key, value in self.inputs.items()}
         return [{key: cuts[key][i] for key in cuts} for i in range(count)]
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Rows of a task in a batch, and its longest source and target."""
+
+    rows: int
+    source: int
+    target: int
+
+
+def _fewest_cells(sizes: Mapping[int, _Size], max_groups: int) -> list[list[int]]:
+    """Tasks in order of length, cut into up to ``max_groups`` runs with the fewest cells."""
+    tasks = sorted(sizes, key=lambda task: sizes[task].source + sizes[task].target)
+
+    def cells(run: Sequence[int]) -> int:
+        own = [sizes[task] for task in run]
+        return sum(s.rows for s in own) * (max(s.source for s in own) + max(s.target for s in own))
+
+    # best[stop]: cells and cuts of the first `stop` tasks in the groups so far
+    best = {stop: (cells(tasks[:stop]), [0]) for stop in range(1, len(tasks) + 1)}
+    chosen = best[len(tasks)]
+    for _ in range(1, max_groups):
+        best = {
+            stop: min(
+                (best[cut][0] + cells(tasks[cut:stop]), [*best[cut][1], cut])
+                for cut in range(1, stop)
+                if cut in best
+            )
+            for stop in range(2, len(tasks) + 1)
+            if any(cut in best for cut in range(1, stop))
+        }
+        if len(tasks) not in best or best[len(tasks)][0] > 0.9 * chosen[0]:
+            break
+        chosen = best[len(tasks)]
+    cuts = [*chosen[1], len(tasks)]
+    return [tasks[start:stop] for start, stop in pairwise(cuts)]
 
 
 class Batches(Protocol):

@@ -168,7 +168,8 @@ class Trainer:
 
     def _train_step(self) -> None:
         started = time.perf_counter()
-        batches = [self.batches.next() for _ in range(self.config.accumulation)]
+        drawn = (self.batches.next() for _ in range(self.config.accumulation))
+        batches = [part for batch in drawn for part in batch.by_length(self.config.length_groups)]
         step = self.state.step
         try:
             # The step's only wait for the device.
