@@ -111,38 +111,12 @@ class LinearBank(ExpertBank):
     """m versions of an ``nn.Linear``."""
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        if self._batched_is_cheaper(x, route):
-            return self._batched(x, route)
         weights = [expert.weight for expert in self.experts]
         biases = [expert.bias for expert in self.experts]
         return grouped_linear(x, route, weights, biases)  # type: ignore[arg-type]
 
-    def _batched_is_cheaper(self, x: Tensor, route: LayerRoute) -> bool:
-        """Copying a weight per task, or sorting the rows by expert: which moves less."""
-        out_features, in_features = self.weight.shape
-        rows = x.numel() // in_features
-        copied = len(route.weights) * out_features * in_features
-        return route.rows_per_task is not None and copied <= rows * (in_features + out_features)
-
-    def _batched(self, x: Tensor, route: LayerRoute) -> Tensor:
-        tasks = len(route.weights)
-        weight = SelectParameters.apply(
-            route.weights, route.keys, *self.stack("weight")
-        )  # [T, out, in]
-        rows = x.reshape(tasks, -1, x.shape[-1])
-        if self.experts[0].bias is None:
-            y = rows @ weight.mT  # type: ignore[union-attr]
-        else:
-            bias = SelectParameters.apply(
-                route.weights, route.keys, *self.stack("bias")
-            )  # [T, out]
-            y = torch.baddbmm(bias[:, None], rows, weight.mT)  # type: ignore[index, union-attr]
-        return y.view(*x.shape[:-1], y.shape[-1])
-
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
-        if torch.is_grad_enabled():
-            return self.selected_learning(x, route)
-        return super().selected(x, route)
+        return self.selected_learning(x, route)
 
     def merged(self, x: Tensor, route: LayerRoute) -> Tensor:
         weight = merge(route.weights, self.stack("weight"))  # [T, out, in]

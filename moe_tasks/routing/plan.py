@@ -24,11 +24,12 @@ Mode = Literal["select", "mix", "merge"]
 # outputs had been mixed, which runs the other experts too (forward only). probe: as exact, from one
 # row per task.
 RouterGradient = Literal["merge_st", "exact", "probe"]
+_FEW_SEGMENTS = 8
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Rows ``start:stop`` of the reordered batch that share one parameter set.
+    """Rows ``start:stop`` of the (reordered) batch that share one parameter set.
 
     ``key`` is an expert's number (``select``) or a task's place among the batch's T.
     """
@@ -47,10 +48,9 @@ class LayerRoute:
         keys: per task, its expert (``select``) or its own place.
         row_task: ``[B]`` place of each row's task among the T.
         order, inverse: ``[B]`` permutation that brings equal keys together, and back; ``None``
-            where the rows already lie so.
-        segments: runs of equal key, in permuted order.
+            where the rows stay as they lie.
+        segments: runs of equal key, in permuted order; a key has more than one where rows stay.
         task_segments: runs of one task each, in permuted order; they refine ``segments``.
-        rows_per_task: how many, where rows lie task by task, equally many each; else ``None``.
     """
 
     mode: Mode
@@ -62,7 +62,6 @@ class LayerRoute:
     inverse: Tensor | None
     segments: tuple[Segment, ...]
     task_segments: tuple[Segment, ...]
-    rows_per_task: int | None
 
     @property
     def learns(self) -> bool:
@@ -82,17 +81,14 @@ class LayerRoute:
 
     def of_rows(self, rows: Tensor) -> LayerRoute:
         """What :meth:`shifted` needs for some of the rows alone, still of all T tasks."""
-        row_task = self.row_task.index_select(0, rows)
-        return dataclasses.replace(
-            self, row_task=row_task, rows_per_task=_rows_per_task(row_task.tolist())
-        )
+        return dataclasses.replace(self, row_task=self.row_task.index_select(0, rows))
 
     def shifted(self, by: int) -> LayerRoute:
         """The route where every task selects the expert ``by`` places after its own."""
         num_experts = self.weights.shape[-1]
         keys = [(key + by) % num_experts for key in self.keys]
         rows, device = self.row_task.tolist(), self.weights.device
-        order = torch.tensor(_grouped(rows, keys))
+        order = torch.tensor(_order(rows, keys))
         both = torch.stack([order, order.argsort()]).to(device)
         shifted = torch.nn.functional.one_hot(torch.tensor(keys, device=device), num_experts)
         weights = shifted.to(self.weights.dtype)
@@ -130,7 +126,7 @@ class RoutePlan:
         keys = [list(range(num_tasks))] * num_layers
         if mode == "select":
             keys = weights.detach().argmax(-1).tolist()
-        orders = [_grouped(row_task, layer_keys) for layer_keys in keys]
+        orders = [_order(row_task, layer_keys) for layer_keys in keys]
         # One transfer for all layers' permutations and their inverses.
         order_tensor = torch.tensor(orders).reshape(num_layers, len(row_task))
         both = torch.stack([order_tensor, order_tensor.argsort(-1)]).to(weights.device)
@@ -144,7 +140,6 @@ class RoutePlan:
             inverse=None,
             segments=(),
             task_segments=(),
-            rows_per_task=_rows_per_task(row_task),
         )
         layers = [
             _layer_route(common, layer_keys, row_task, order, both[:, index], weights[index])
@@ -179,14 +174,21 @@ def _layer_route(
     )
 
 
+def _order(row_task: Sequence[int], keys: Sequence[int]) -> list[int]:
+    """An order of rows with equal keys together, or as they lie if that takes few segments.
+
+    Sorting copies a layer's inputs and outputs, more segments make smaller products.
+    """
+    in_place = list(range(len(row_task)))
+    if list(row_task) == sorted(row_task):
+        num_segments = len(_segments([keys[task] for task in row_task]))
+        if num_segments <= max(_FEW_SEGMENTS, 2 * len({keys[task] for task in row_task})):
+            return in_place
+    return _grouped(row_task, keys)
+
+
 def _grouped(row_task: Sequence[int], keys: Sequence[int]) -> list[int]:
     return sorted(range(len(row_task)), key=lambda row: (keys[row_task[row]], row_task[row], row))
-
-
-def _rows_per_task(row_task: Sequence[int]) -> int | None:
-    count, rest = divmod(len(row_task), max(row_task) + 1)
-    even = rest == 0 and list(row_task) == [i // count for i in range(len(row_task))]
-    return count if even else None
 
 
 def _segments(keys: list[int]) -> tuple[Segment, ...]:
