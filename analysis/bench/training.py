@@ -1,0 +1,66 @@
+"""Time of a training step: forward, backward and AdamW update by the framework's own engine."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import torch
+
+from analysis.bench.models import batch, limit_threads, model_of, synchronise
+from analysis.bench.race import Measures, Repeat
+from analysis.bench.setting import Setting
+from moe_tasks.training.config import TrainingConfig
+from moe_tasks.training.engine import LocalEngine
+
+FORWARD_BACKWARD = "fwd_bwd"
+_WARM_UP = 2
+
+
+class Step:
+    """One training step after the other, on the same batch."""
+
+    def __init__(self, setting: Setting) -> None:
+        limit_threads(setting)
+        self.device = setting.device
+        self.model = model_of(setting).train()
+        self.config = TrainingConfig(precision=setting.precision)
+        self.engine = LocalEngine(self.model, self.config)
+        self.batch = batch(setting)
+
+    def backward(self) -> None:
+        """Forward and backward pass, with the wait that the training loop has."""
+        figures = torch.stack(self.engine.backward([self.batch])).tolist()
+        if not all(map(math.isfinite, figures)):
+            raise RuntimeError(f"loss and norm of the gradients are {figures}")
+
+    def update(self) -> None:
+        """The optimizer's part."""
+        self.engine.update(self.config.rates)
+        self.engine.zero_gradients()
+
+    def warm_up(self) -> None:
+        """Steps that make the optimizer's state and fill the allocators' caches."""
+        for _ in range(_WARM_UP):
+            self.backward()
+            self.update()
+
+
+def prepare(setting: Setting) -> Repeat:
+    """Seconds of one step, and of its forward and backward pass alone."""
+    step = Step(setting)
+    step.warm_up()
+
+    def repeat() -> Measures:
+        both = _seconds(step.backward, setting.device)
+        return {"": both + _seconds(step.update, setting.device), FORWARD_BACKWARD: both}
+
+    return repeat
+
+
+def _seconds(work: Callable[[], None], device: str) -> float:
+    began = time.perf_counter()
+    work()
+    synchronise(device)
+    return time.perf_counter() - began
