@@ -134,21 +134,19 @@ class NormBank(ExpertBank):
     """m versions of a norm whose output is ``normalised(x) * weight (+ bias)``."""
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        return self._affine(
-            x, route, lambda ps: SelectParameters.apply(route.weights, route.keys, *ps)
-        )  # type: ignore[return-value]
-
-    def _affine(
-        self, x: Tensor, route: LayerRoute, pick: Callable[[Sequence[Tensor]], Tensor]
-    ) -> Tensor:
         names = self.parameter_names()
         neutral = {name: _neutral(name, self.experts[0].get_parameter(name)) for name in names}
         y = functional_call(self.experts[0], neutral, (x,))
-        shape = (-1, *(1,) * (y.dim() - 2), y.shape[-1])
-        for name in names:
-            rows = pick(self.stack(name)).index_select(0, route.row_task).view(shape)
-            y = y * rows if name == "weight" else y + rows
-        return y
+        rows = {name: self._of_rows(name, route, y.dim()) for name in names}
+        if "bias" in rows:
+            return torch.addcmul(rows["bias"], y, rows["weight"])
+        return y * rows["weight"]
+
+    def _of_rows(self, name: str, route: LayerRoute, dims: int) -> Tensor:
+        """Each row's parameter, ``[B, 1, ..., D]``."""
+        stack = self.stack(name)
+        chosen: Any = SelectParameters.apply(route.weights, route.keys, *stack)  # [T, D]
+        return chosen.index_select(0, route.row_task).view(-1, *(1,) * (dims - 2), len(stack[0]))
 
 
 def expert_distance(model: nn.Module) -> Tensor:

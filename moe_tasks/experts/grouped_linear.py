@@ -11,7 +11,7 @@ from torch import Tensor
 from moe_tasks.routing.plan import LayerRoute, Segment
 
 # Numbers of a weight that are compared at a time: experts' and tasks' pieces then stay in cache.
-_PIECE = 8192
+_PIECE = 65536
 
 
 def grouped_linear(
@@ -140,6 +140,8 @@ def _expert_grads(
         for place, parameter, grad in ((0, weights, run_grads[0]), (m, biases, run_grads[1])):
             one = parameter[expert]
             if one is not None and one.requires_grad:
-                total = grad[own[0]] if len(own) == 1 else grad[own].sum(0)
+                total = grad[own[0]]
+                for index in own[1:]:
+                    total = total + grad[index]
                 grads[place + expert] = total.to(one.dtype)
     return grads

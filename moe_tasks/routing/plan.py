@@ -122,7 +122,9 @@ class RoutePlan:
         ``select`` takes each task's strongest expert; it needs one host-device synchronisation
         (``argmax`` to the host) per call and sends one tensor back.
         """
-        num_layers, num_tasks, _ = weights.shape
+        num_layers, num_tasks, num_experts = weights.shape
+        if num_experts == 1:
+            weights = weights.detach()  # there is nothing to choose, and so nothing to learn
         keys = [list(range(num_tasks))] * num_layers
         if mode == "select":
             keys = weights.detach().argmax(-1).tolist()

@@ -76,10 +76,15 @@ class LocalEngine:
             self.splits *= 2
             logger.warning("out of memory: batches are now computed in %d parts", self.splits)
 
-    def update(self, rates: Mapping[str, float]) -> None:
-        """Clip the gradients that ``backward`` left and update the groups that have a rate."""
-        if self.config.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self._parameters, self.config.clip, self._norm)
+    def update(self, rates: Mapping[str, float], norm: float | None = None) -> None:
+        """Clip the gradients that ``backward`` left and update the groups that have a rate.
+
+        Args:
+            norm: of the gradients, if the caller has it: short ones are then not even read.
+        """
+        clip = self.config.clip
+        if clip is not None and (norm is None or norm + 1e-6 > clip):  # torch's own margin
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, clip, self._norm)
         for group in self._optimizer.param_groups:
             if group["name"] in rates:
                 group["lr"] = rates[group["name"]]

@@ -180,7 +180,7 @@ class Trainer:
         if good:
             updated = updated_groups(self.model, self.config, step)
             used = rates(self.config, step)
-            self._engine.update({name: rate for name, rate in used.items() if name in updated})
+            self._engine.update({n: rate for n, rate in used.items() if n in updated}, norm)
         self._engine.zero_gradients()
         self.state.step = step + 1
         self.model.set_step(step + 1)
