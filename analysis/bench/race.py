@@ -52,10 +52,13 @@ def race(contenders: Sequence[Contender], rounds: int) -> Race:
     fails (out of memory, say) is left out of the results.
     """
     outcome = Race()
-    runners = {contender.name: _Runner(contender) for contender in contenders}
+    runners: dict[str, _Runner] = {}
     try:
-        for name, runner in list(runners.items()):
-            _keep(outcome, runners, name, runner.ready())
+        for (
+            contender
+        ) in contenders:  # one after the other: side by side they would take far longer to warm up
+            runner = runners[contender.name] = _Runner(contender)
+            _keep(outcome, runners, contender.name, runner.ready())
         outcome.results = {name: [] for name in runners}
         for number in range(rounds):
             names = list(runners)
