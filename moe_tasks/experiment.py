@@ -48,7 +48,11 @@ def run(folder: Path, values: Mapping[str, Any], *, resume: bool) -> None:
             torch.set_num_threads(workspace.config.num_threads)
         prepare_backbones(workspace, resume)
         _report_truncated(workspace)
-        for name, system in workspace.config.systems.items():
+        systems = workspace.config.systems.items()
+        for name, system in systems:
+            if system.model == "moe":
+                workspace.vectors(name)  # what is wrong with any shows before the first training
+        for name, system in systems:
             if system.train:
                 _train(workspace, name, system, resume)
         results.write_training(workspace)

@@ -297,6 +297,18 @@ def test_systems_may_differ_in_their_parts(tasks: Path, tmp_path: Path) -> None:
     assert {s["system"] for s in read_scores(tmp_path / "run")} == set(systems)
 
 
+def test_vectors_that_cannot_be_had_show_before_the_first_training(
+    tasks: Path, tmp_path: Path
+) -> None:
+    systems = {
+        "multitask": {"model": "dense"},
+        "moe": {"task_vectors": {"name": "file", "path": str(tmp_path / "none.safetensors")}},
+    }
+    with pytest.raises(UserError, match=r"no file .*none\.safetensors"):
+        run(tmp_path / "run", values(tasks, systems=systems), resume=False)
+    assert not (tmp_path / "run" / "checkpoints" / "multitask").exists()
+
+
 @pytest.mark.parametrize(
     ("systems", "message"),
     [
