@@ -72,4 +72,8 @@ def test_stage_two_anneals_from_average_to_the_learned_routes() -> None:
     "override", ["router=lstm", "selection=softmax", "task_vectors=text", "backbone=tiny_bart"]
 )
 def test_a_part_of_a_recipe_can_be_exchanged(override: str) -> None:
-    RunConfig.parse(composed("+experiment=published_stage1", override))
+    run = RunConfig.parse(composed("+experiment=published_stage1", override))
+    group, option = override.split("=")
+    part = getattr(run, group)
+    name = part["name"] if isinstance(part, dict) else part.name
+    assert name == {"tiny_bart": "tiny"}.get(option, option)

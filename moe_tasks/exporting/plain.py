@@ -14,9 +14,9 @@ import yaml
 from moe_tasks.backbones import load_tokenizer
 from moe_tasks.errors import UserError
 from moe_tasks.exporting.pruning import drop_unused_experts
-from moe_tasks.importing.files import new_folder
 from moe_tasks.model import TaskMoE
 from moe_tasks.multitask import MultiTaskModel
+from moe_tasks.training.files import new_folder
 from moe_tasks.workspace import Workspace
 
 _CARD = "README.md"

@@ -17,9 +17,10 @@ from torch import Tensor
 from moe_tasks import registry
 from moe_tasks.errors import UserError
 from moe_tasks.importing.crosstaskmoe_config import PublishedConfig, plain_bart, read_config
-from moe_tasks.importing.files import check_state, new_folder, read_state_dict, read_table, some
+from moe_tasks.importing.files import check_state, read_state_dict, read_table, some
 from moe_tasks.model import TaskMoE
 from moe_tasks.tasks.reading import check_task_name, existing_folder, read_json
+from moe_tasks.training.files import new_folder
 
 _LAYER = re.compile(r"model\.(?P<layer>(?:en|de)coder\.layers\.\d+)\.(?P<leaf>.+)\.(?P<name>\w+)")
 _SHARED = "model.shared.weight"

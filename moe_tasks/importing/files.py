@@ -1,11 +1,8 @@
-"""What importers share: strict reading of published files, folders that are whole or absent."""
+"""What importers share: strict reading of published files."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy
@@ -13,7 +10,6 @@ import torch
 from torch import Tensor
 
 from moe_tasks.errors import UserError, nearest
-from moe_tasks.training.files import sync
 
 _SHOWN = 4  # names in a message
 
@@ -94,27 +90,3 @@ def some(names: Iterable[object]) -> str:
     names = [str(name)[:200] for name in names]
     more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
-
-
-@contextmanager
-def new_folder(path: str | Path) -> Iterator[Path]:
-    """A folder to write into that becomes ``path`` at the end, or disappears with an error.
-
-    Raises:
-        UserError: ``path`` holds something already, or cannot be written.
-    """
-    folder = Path(path)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not empty; choose another folder with out=...")
-    aside = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
-    try:
-        aside.mkdir(parents=True)
-        yield aside
-        for file in aside.iterdir():
-            sync(file)
-        os.replace(aside, folder)
-        sync(folder.parent)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

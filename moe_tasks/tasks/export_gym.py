@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ from moe_tasks.errors import UserError
 from moe_tasks.tasks.base import SPLITS, Example, Task, TaskCollection
 from moe_tasks.tasks.reading import check_task_name
 from moe_tasks.tasks.shots import IN_ALL, PER_CLASS
-from moe_tasks.training.files import sync
+from moe_tasks.training.files import new_folder
 
 
 def write_gym(collection: TaskCollection, path: str | Path) -> Path:
@@ -26,20 +24,9 @@ def write_gym(collection: TaskCollection, path: str | Path) -> Path:
         UserError: the folder holds something already or cannot be written, or a name or text
             does not fit into the layout.
     """
-    folder = Path(path)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists already; name a new folder, or remove it first")
-    aside = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
-    try:
-        aside.mkdir(parents=True)
+    with new_folder(path) as aside:
         _write(collection, aside)
-        os.replace(aside, folder)
-        sync(folder.parent)
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    return folder
+    return Path(path)
 
 
 def _write(collection: TaskCollection, folder: Path) -> None:
@@ -67,7 +54,7 @@ def _write_rows(collection: TaskCollection, task: Task, folder: Path) -> list[st
         for split in SPLITS:
             examples = collection.examples(task.name, split, sample)
             path = folder / f"{task.name}_{_shots(task)}_{sample}_{split}.tsv"
-            _write_durably(path, "".join(_line(example, path) for example in examples))
+            path.write_bytes("".join(_line(example, path) for example in examples).encode())
             shared |= {example.options for example in examples}
     return list(shared.pop()) if len(shared) == 1 else []
 
@@ -102,9 +89,4 @@ def _write_json(path: Path, content: Any) -> None:
         text = json.dumps(content, indent=1, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise UserError(f"{path.name}: task features must be what JSON can hold: {error}") from None
-    _write_durably(path, text + "\n")
-
-
-def _write_durably(path: Path, text: str) -> None:
-    path.write_bytes(text.encode())
-    sync(path)
+    path.write_bytes((text + "\n").encode())

@@ -1,11 +1,15 @@
-"""Files that are either whole or absent, whatever happens while they are written."""
+"""Files and folders that are whole or absent, whatever happens while they are written."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+
+from moe_tasks.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
@@ -24,6 +28,30 @@ def write_text(path: Path, text: str) -> None:
             aside.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to write into that becomes ``path`` at the end, or disappears with an error.
+
+    Raises:
+        UserError: ``path`` holds something already, or cannot be written.
+    """
+    folder = Path(path)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists already and is not empty; choose another folder")
+    aside = folder.with_name(f".tmp-{folder.name}-{os.getpid()}")
+    try:
+        aside.mkdir(parents=True)
+        yield aside
+        for entry in aside.rglob("*"):
+            sync(entry)
+        os.replace(aside, folder)
+        sync(folder.parent)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
