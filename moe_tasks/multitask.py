@@ -8,19 +8,30 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_model, save_model
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from moe_tasks.errors import UserError, nearest
 
 _MODEL_FILE, _META_FILE = "model.safetensors", "task_moe.json"
+
+
+def _tied(state: Mapping[str, Tensor]) -> list[list[str]]:
+    """Names by tensor: tied weights have several."""
+    names: dict[tuple[int, torch.Size], list[str]] = {}
+    for name, tensor in state.items():
+        # Empty tensors have no address.
+        place = (tensor.data_ptr() or id(tensor), tensor.shape)
+        names.setdefault(place, []).append(name)
+    return list(names.values())
 
 
 class MultiTaskModel(nn.Module):
@@ -72,7 +83,9 @@ class MultiTaskModel(nn.Module):
             self.backbone.generation_config.save_pretrained(path)
         meta = {"backbone": type(self.backbone).__name__, **self._meta()}
         (path / _META_FILE).write_text(json.dumps(meta, indent=1) + "\n")
-        save_model(self, str(path / _MODEL_FILE))
+        state = self.state_dict()
+        kept = {names[0]: state[names[0]].contiguous() for names in _tied(state)}
+        save_file(kept, path / _MODEL_FILE, metadata={"format": "pt"})
 
     def load_weights(self, path: str | Path) -> None:
         """Fill this model from a folder that :meth:`save` wrote.
@@ -81,9 +94,14 @@ class MultiTaskModel(nn.Module):
             UserError: the folder's weights have unknown or missing names, or other shapes.
         """
         file = Path(path) / _MODEL_FILE
+        state = self.state_dict()
         try:
-            load_model(self, str(file), strict=True)
-        except (RuntimeError, FileNotFoundError, OSError) as error:
+            found = load_file(file)
+            for names in _tied(state):  # the file has one of them
+                saved = [name for name in names if name in found]
+                found.update((name, found[saved[0]]) for name in names if saved)
+            self.load_state_dict(found, strict=True)
+        except (RuntimeError, SafetensorError, OSError) as error:
             raise UserError(f"{file}: weights do not fit this model: {error}") from error
 
     @staticmethod

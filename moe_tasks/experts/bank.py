@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from moe_tasks.experts.grouped_linear import grouped_linear
+from moe_tasks.experts.block import pack
+from moe_tasks.experts.grouped import grouped_linear, grouped_scale, inner
 from moe_tasks.experts.routed_layer import RouteSlot
 from moe_tasks.routing.plan import LayerRoute, Segment
 
@@ -37,6 +38,21 @@ class ExpertBank(nn.Module):
         copies = [leaf, *(copy.deepcopy(leaf) for _ in range(num_experts - 1))]
         self.experts = nn.ModuleList(copies)
         self.slot = slot
+        self.pack()
+
+    def pack(self) -> None:
+        """Let all versions of a parameter lie in one piece of memory."""
+        for name in self.parameter_names():
+            pack(self.stack(name))
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        super()._apply(*args, **kwargs)  # e.g. .to(device), which moves each parameter
+        self.pack()
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # a copy's parameters have been copied one by one
+        self.pack()
 
     def __getattr__(self, name: str) -> Any:
         """What a leaf offers besides ``forward`` (``weight``, ``in_features``), of expert 0.
@@ -57,7 +73,11 @@ class ExpertBank(nn.Module):
             return self.experts[route](x)
         if route.mode == "merge":
             return self.merged(x, route)
-        return self.selected_learning(x, route) if route.learns else self.selected(x, route)
+        if route.learns:
+            return self.selected_learning(x, route)
+        if len(route.segments) == 1:  # bit for bit what the plain leaf does
+            return self.experts[route.segments[0].key](x)
+        return self.selected(x, route)
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
         """Each row through its expert; no gradient for the route."""
@@ -86,13 +106,14 @@ class ExpertBank(nn.Module):
     def parameter_names(self) -> list[str]:
         return [name for name, _ in self.experts[0].named_parameters()]
 
-    def stack(self, name: str) -> list[Tensor]:
+    def stack(self, name: str) -> list[nn.Parameter]:
         """The parameter of that name of every expert."""
         return [expert.get_parameter(name) for expert in self.experts]
 
     def keep(self, experts: Sequence[int]) -> None:
         """Drop all experts but these, which are numbered anew."""
         self.experts = nn.ModuleList(self.experts[expert] for expert in experts)
+        self.pack()
 
     def squeezed(self, weights: Tensor, mode: str) -> nn.Module:
         """A plain leaf holding what a task with route ``weights [m]`` uses.
@@ -111,9 +132,9 @@ class LinearBank(ExpertBank):
     """m versions of an ``nn.Linear``."""
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        weights = [expert.weight for expert in self.experts]
-        biases = [expert.bias for expert in self.experts]
-        return grouped_linear(x, route, weights, biases)  # type: ignore[arg-type]
+        weights: Any = [expert.weight for expert in self.experts]
+        biases: Any = [expert.bias for expert in self.experts]
+        return grouped_linear(x, route, weights, None if biases[0] is None else biases)
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
         return self.selected_learning(x, route)
@@ -137,16 +158,12 @@ class NormBank(ExpertBank):
         names = self.parameter_names()
         neutral = {name: _neutral(name, self.experts[0].get_parameter(name)) for name in names}
         y = functional_call(self.experts[0], neutral, (x,))
-        rows = {name: self._of_rows(name, route, y.dim()) for name in names}
-        if "bias" in rows:
-            return torch.addcmul(rows["bias"], y, rows["weight"])
-        return y * rows["weight"]
+        return grouped_scale(
+            y, route, self.stack("weight"), self.stack("bias") if "bias" in names else None
+        )
 
-    def _of_rows(self, name: str, route: LayerRoute, dims: int) -> Tensor:
-        """Each row's parameter, ``[B, 1, ..., D]``."""
-        stack = self.stack(name)
-        chosen: Any = SelectParameters.apply(route.weights, route.keys, *stack)  # [T, D]
-        return chosen.index_select(0, route.row_task).view(-1, *(1,) * (dims - 2), len(stack[0]))
+    def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
+        return self.selected_learning(x, route)
 
 
 def expert_distance(model: nn.Module) -> Tensor:

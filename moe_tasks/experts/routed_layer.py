@@ -50,24 +50,41 @@ class LayerCall:
     def __call__(self) -> Any:
         return self.forward(*self.args, **self.kwargs)
 
-    def of_rows(self, rows: Tensor, num_rows: int) -> LayerCall:
-        """The call for some of the batch's ``num_rows`` rows."""
+    @property
+    def cached(self) -> bool:
+        """Whether a key-value cache takes part, whose rows lie as the batch's do."""
+        return any(isinstance(value, Cache) for value in (*self.args, *self.kwargs.values()))
 
-        def pick(value: Any) -> Any:
-            if isinstance(value, tuple):  # rotary position embeddings
-                return tuple(map(pick, value))
-            # Of one dimension are positions in the sequence, which can be as many as rows.
-            batched = isinstance(value, Tensor) and value.dim() > 1 and len(value) == num_rows
-            return value.index_select(0, rows) if batched else value
+    def of_rows(self, change: Callable[[Tensor], Tensor], num_rows: int) -> LayerCall:
+        """The call with ``change`` made to everything that has the batch's ``num_rows`` rows."""
+        kwargs = {name: _of_rows(value, change, num_rows) for name, value in self.kwargs.items()}
+        return LayerCall(self.forward, _of_rows(self.args, change, num_rows), kwargs)
 
-        kwargs = {name: pick(value) for name, value in self.kwargs.items()}
-        return LayerCall(self.forward, tuple(map(pick, self.args)), kwargs)
+
+def _of_rows(value: Any, change: Callable[[Tensor], Tensor], num_rows: int) -> Any:
+    if isinstance(value, tuple):  # rotary position embeddings, or the outputs of a layer
+        return tuple(_of_rows(part, change, num_rows) for part in value)
+    # Of one dimension are positions in the sequence, which can be as many as rows.
+    batched = isinstance(value, Tensor) and value.dim() > 1 and len(value) == num_rows
+    return change(value) if batched else value
 
 
 def call_routed(layer: nn.Module, call: LayerCall, route: LayerRoute, slot: RouteSlot) -> Any:
-    """The output of ``layer`` under ``route``."""
+    """The output of ``layer`` under ``route``.
+
+    Rows are grouped by expert once for the whole layer. Where a cache takes part, whose rows must
+    stay, the banks inside do it.
+    """
     if route.mode == "mix":
         return _mixed(layer, call, route, slot)
+    if route.order is None or call.cached:
+        return _grouped(call, route, slot)
+    num_rows = len(route.order)
+    output = _grouped(call.of_rows(route.gather, num_rows), route.grouped(), slot)
+    return _of_rows(output, route.scatter, num_rows)
+
+
+def _grouped(call: LayerCall, route: LayerRoute, slot: RouteSlot) -> Any:
     if route.mode == "merge" or route.gradient == "merge_st" or not route.learns:
         with slot.holding(route):
             return call()
@@ -142,6 +159,7 @@ class _Probe:
 
     Runs the experts that were not selected, forward only, as m - 1 shifts of the route: on all
     rows (``exact``), or on the first row of each task, which then stands for the task (``probe``).
+    Rows are grouped.
     """
 
     def __init__(self, call: LayerCall, route: LayerRoute, slot: RouteSlot) -> None:
@@ -157,21 +175,26 @@ class _Probe:
         A constant per task does not reach the router: the softmax's Jacobian takes it out, and
         differences have less rounding than the products themselves.
         """
-        call, route, share = self.call, self.route, 1.0
-        if route.gradient == "probe":
-            rows, share = route.first_rows()
-            call, route = call.of_rows(rows, len(grad)), route.of_rows(rows)
-            grad, hidden = grad.index_select(0, rows), hidden.index_select(0, rows)
+        if self.route.gradient == "exact":
+            return self._gains(self.call, self.route, grad, hidden)
+        numbers = self.route.first_row_numbers()
+        first: Any = lambda x: x.index_select(0, numbers)  # noqa: E731
+        call = self.call.of_rows(first, len(grad))
+        gains = self._gains(call, self.route.first_rows(), first(grad), first(hidden))
+        return gains * torch.bincount(self.route.row_task, minlength=len(gains))[:, None]
+
+    def _gains(self, call: LayerCall, route: LayerRoute, grad: Tensor, hidden: Tensor) -> Tensor:
         gains = torch.zeros_like(route.weights)
-        num_tasks, num_experts = gains.shape
-        for shift in range(1, num_experts):
+        rows, size = len(grad), grad[0].numel()
+        grad = grad.reshape(rows, size, 1)
+        for shift in range(1, gains.shape[1]):
             shifted = route.shifted(shift)
             with self._casting(), self.slot.holding(shifted):
                 other = _hidden(call())
-            per_row = ((other - hidden) * grad).flatten(1).sum(-1).to(gains.dtype)
-            per_task = per_row.new_zeros(num_tasks).index_add(0, route.row_task, per_row)
-            gains += shifted.weights * per_task[:, None]
-        return gains * share
+            per_row = torch.bmm((other - hidden).reshape(rows, 1, size), grad).flatten()
+            where = (route.row_task, shifted.row_key)
+            gains.index_put_(where, per_row.to(gains.dtype), accumulate=True)
+        return gains
 
     def _casting(self) -> Any:
         # Backward runs outside the autocast region of forward.

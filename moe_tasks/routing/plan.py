@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -24,17 +25,33 @@ Mode = Literal["select", "mix", "merge"]
 # outputs had been mixed, which runs the other experts too (forward only). probe: as exact, from one
 # row per task.
 RouterGradient = Literal["merge_st", "exact", "probe"]
-_FEW_SEGMENTS = 8
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Rows ``start:stop`` of the (reordered) batch that share one parameter set.
+    """Rows ``start:stop`` of the grouped batch that share one parameter set.
 
     ``key`` is an expert's number (``select``) or a task's place among the batch's T.
     """
 
     key: int
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Block:
+    """Neighbouring segments of equally many rows: ``count`` of them in rows ``start:stop``.
+
+    They are one batched product, with the parameter sets ``key`` to ``key + count``.
+    """
+
+    key: int
+    count: int
     start: int
     stop: int
 
@@ -46,11 +63,11 @@ class LayerRoute:
     Attributes:
         weights: ``[T, m]`` route of each task of the batch; carries the router's gradient.
         keys: per task, its expert (``select``) or its own place.
-        row_task: ``[B]`` place of each row's task among the T.
-        order, inverse: ``[B]`` permutation that brings equal keys together, and back; ``None``
-            where the rows stay as they lie.
-        segments: runs of equal key, in permuted order; a key has more than one where rows stay.
-        task_segments: runs of one task each, in permuted order; they refine ``segments``.
+        row_task, row_key: ``[B]`` place of each row's task among the T, and that task's key.
+        order, inverse: ``[B]`` permutation that groups the rows by key and, within, by task, and
+            back; ``None`` where they lie so already.
+        segments: runs of equal key of the grouped rows, one per key in use, in rising order.
+        task_segments: runs of one task each; they refine ``segments``.
     """
 
     mode: Mode
@@ -58,6 +75,7 @@ class LayerRoute:
     weights: Tensor
     keys: tuple[int, ...]
     row_task: Tensor
+    row_key: Tensor
     order: Tensor | None
     inverse: Tensor | None
     segments: tuple[Segment, ...]
@@ -68,39 +86,81 @@ class LayerRoute:
         """Whether the router wants a gradient through this layer."""
         return self.weights.requires_grad and torch.is_grad_enabled()
 
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        """``segments``, those of equal size and following keys taken together."""
+        return _blocks(self.segments, of_following_keys=True)
+
+    @cached_property
+    def task_blocks(self) -> tuple[Block, ...]:
+        """``task_segments``, those of equal size taken together; only ``start:stop`` count."""
+        return _blocks(self.task_segments, of_following_keys=False)
+
     def fixed(self) -> LayerRoute:
         """The same route without a gradient for the router."""
         return dataclasses.replace(self, weights=self.weights.detach())
 
-    def first_rows(self) -> tuple[Tensor, Tensor]:
-        """The first row of each task ``[T]``, and how many rows each has ``[T, 1]``."""
-        rows = self.row_task.tolist()
-        first = torch.tensor([rows.index(task) for task in range(len(self.keys))])
-        counts = torch.bincount(self.row_task, minlength=len(self.keys))
-        return first.to(self.row_task.device), counts[:, None]
+    def grouped(self) -> LayerRoute:
+        """The route of rows that have gone through :meth:`gather`."""
+        if self.order is None:
+            return self
+        return dataclasses.replace(
+            self,
+            row_task=self.row_task.index_select(0, self.order),
+            row_key=self.row_key.index_select(0, self.order),
+            order=None,
+            inverse=None,
+        )
 
-    def of_rows(self, rows: Tensor) -> LayerRoute:
-        """What :meth:`shifted` needs for some of the rows alone, still of all T tasks."""
-        return dataclasses.replace(self, row_task=self.row_task.index_select(0, rows))
+    def first_rows(self) -> LayerRoute:
+        """Of grouped rows, the route of only each task's first, which starts its segment."""
+        rows = self.first_row_numbers()
+        return dataclasses.replace(
+            self,
+            row_task=self.row_task.index_select(0, rows),
+            row_key=self.row_key.index_select(0, rows),
+            segments=_segments([self.keys[segment.key] for segment in self.task_segments]),
+            task_segments=_segments([segment.key for segment in self.task_segments]),
+        )
+
+    def first_row_numbers(self) -> Tensor:
+        """Of grouped rows, the number of each task's first ``[T]``, in their order."""
+        starts = [segment.start for segment in self.task_segments]
+        return torch.tensor(starts).to(self.row_task.device)
 
     def shifted(self, by: int) -> LayerRoute:
-        """The route where every task selects the expert ``by`` places after its own."""
-        num_experts = self.weights.shape[-1]
-        keys = [(key + by) % num_experts for key in self.keys]
-        rows, device = self.row_task.tolist(), self.weights.device
-        order = torch.tensor(_order(rows, keys))
-        both = torch.stack([order, order.argsort()]).to(device)
-        shifted = torch.nn.functional.one_hot(torch.tensor(keys, device=device), num_experts)
-        weights = shifted.to(self.weights.dtype)
-        return _layer_route(self, keys, rows, order.tolist(), both, weights)
+        """Of grouped rows, the route where each selects the expert ``by`` places after its own."""
+        m = self.weights.shape[-1]
+        return dataclasses.replace(
+            self,
+            keys=tuple((key + by) % m for key in self.keys),
+            row_key=(self.row_key + by) % m,
+            segments=tuple(
+                Segment((segment.key + by) % m, segment.start, segment.stop)
+                for segment in self.segments
+            ),
+        )
 
     def gather(self, x: Tensor) -> Tensor:
         """``x [B, ...]`` with equal keys together."""
-        return x if self.order is None else x.index_select(0, self.order)
+        return x if self.order is None else _Permuted.apply(x, self.order, self.inverse)  # type: ignore[return-value]
 
     def scatter(self, x: Tensor) -> Tensor:
         """Inverse of :meth:`gather`."""
-        return x if self.inverse is None else x.index_select(0, self.inverse)
+        return x if self.order is None else _Permuted.apply(x, self.inverse, self.order)  # type: ignore[return-value]
+
+
+class _Permuted(torch.autograd.Function):
+    """Rows in another order; torch's own backward would add them up one by one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.inverse = inverse
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        return grad.index_select(0, ctx.inverse), None, None
 
 
 @dataclass(frozen=True)
@@ -129,24 +189,31 @@ class RoutePlan:
         if mode == "select":
             keys = weights.detach().argmax(-1).tolist()
         orders = [_order(row_task, layer_keys) for layer_keys in keys]
-        # One transfer for all layers' permutations and their inverses.
-        order_tensor = torch.tensor(orders).reshape(num_layers, len(row_task))
-        both = torch.stack([order_tensor, order_tensor.argsort(-1)]).to(weights.device)
-        common = LayerRoute(
-            mode=mode,
-            gradient=gradient,
-            weights=weights,
-            keys=(),
-            row_task=torch.tensor(row_task, device=weights.device),
-            order=None,
-            inverse=None,
-            segments=(),
-            task_segments=(),
+        row_keys = [[layer_keys[task] for task in row_task] for layer_keys in keys]
+        # One transfer for everything that the device must know: [3 L + 1, B].
+        host = torch.tensor([*orders, *row_keys, list(row_task)]).reshape(-1, len(row_task))
+        host = torch.cat([host[:num_layers].argsort(-1), host])
+        inverses, device_orders, device_keys, (device_tasks,) = host.to(weights.device).split(
+            [num_layers, num_layers, num_layers, 1]
         )
-        layers = [
-            _layer_route(common, layer_keys, row_task, order, both[:, index], weights[index])
-            for index, (layer_keys, order) in enumerate(zip(keys, orders, strict=True))
-        ]
+        layers = []
+        for index, (layer_keys, order) in enumerate(zip(keys, orders, strict=True)):
+            in_place = order == list(range(len(row_task)))
+            tasks = [row_task[row] for row in order]
+            layers.append(
+                LayerRoute(
+                    mode=mode,
+                    gradient=gradient,
+                    weights=weights[index],
+                    keys=tuple(layer_keys),
+                    row_task=device_tasks,
+                    row_key=device_keys[index],
+                    order=None if in_place else device_orders[index],
+                    inverse=None if in_place else inverses[index],
+                    segments=_segments([layer_keys[task] for task in tasks]),
+                    task_segments=_segments(tasks),
+                )
+            )
         return RoutePlan(tuple(layers), mode, gradient, weights, tuple(row_task))
 
     def repeat_rows(self, times: int) -> RoutePlan:
@@ -155,44 +222,28 @@ class RoutePlan:
         return RoutePlan.build(self.weights, rows, self.mode, self.gradient)
 
 
-def _layer_route(
-    common: LayerRoute,
-    keys: Sequence[int],
-    row_task: Sequence[int],
-    order: Sequence[int],
-    order_and_inverse: Tensor,
-    weights: Tensor,
-) -> LayerRoute:
-    in_place = list(order) == list(range(len(row_task)))
-    tasks = [row_task[i] for i in order]
-    return dataclasses.replace(
-        common,
-        weights=weights,
-        keys=tuple(keys),
-        order=None if in_place else order_and_inverse[0],
-        inverse=None if in_place else order_and_inverse[1],
-        segments=_segments([keys[t] for t in tasks]),
-        task_segments=_segments(tasks),
-    )
-
-
 def _order(row_task: Sequence[int], keys: Sequence[int]) -> list[int]:
-    """An order of rows with equal keys together, or as they lie if that takes few segments.
-
-    Sorting copies a layer's inputs and outputs, more segments make smaller products.
-    """
-    in_place = list(range(len(row_task)))
-    if list(row_task) == sorted(row_task):
-        num_segments = len(_segments([keys[task] for task in row_task]))
-        if num_segments <= max(_FEW_SEGMENTS, 2 * len({keys[task] for task in row_task})):
-            return in_place
-    return _grouped(row_task, keys)
-
-
-def _grouped(row_task: Sequence[int], keys: Sequence[int]) -> list[int]:
-    return sorted(range(len(row_task)), key=lambda row: (keys[row_task[row]], row_task[row], row))
+    """Rows by key, and then by task as these first come."""
+    first = {task: row for row, task in reversed(list(enumerate(row_task)))}
+    rows = range(len(row_task))
+    return sorted(rows, key=lambda row: (keys[row_task[row]], first[row_task[row]]))
 
 
 def _segments(keys: list[int]) -> tuple[Segment, ...]:
     borders = [i for i in range(len(keys) + 1) if i in (0, len(keys)) or keys[i] != keys[i - 1]]
     return tuple(Segment(keys[a], a, b) for a, b in pairwise(borders) if a < b)
+
+
+def _blocks(segments: Sequence[Segment], of_following_keys: bool) -> tuple[Block, ...]:
+    found: list[Block] = []
+    for segment in segments:
+        last = found[-1] if found else None
+        if (
+            last is not None
+            and segment.rows * last.count == last.stop - last.start
+            and (not of_following_keys or segment.key == last.key + last.count)
+        ):
+            found[-1] = Block(last.key, last.count + 1, last.start, segment.stop)
+        else:
+            found.append(Block(segment.key, 1, segment.start, segment.stop))
+    return tuple(found)
