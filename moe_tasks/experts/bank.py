@@ -108,7 +108,9 @@ class ExpertBank(nn.Module):
 
     def stack(self, name: str) -> list[nn.Parameter]:
         """The parameter of that name of every expert."""
-        return [expert.get_parameter(name) for expert in self.experts]
+        if "." in name:
+            return [expert.get_parameter(name) for expert in self.experts]
+        return [expert._parameters[name] for expert in self.experts._modules.values()]  # type: ignore[misc,union-attr]  # five times as fast, and called for every leaf
 
     def keep(self, experts: Sequence[int]) -> None:
         """Drop all experts but these, which are numbered anew."""
@@ -132,9 +134,8 @@ class LinearBank(ExpertBank):
     """m versions of an ``nn.Linear``."""
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        weights: Any = [expert.weight for expert in self.experts]
-        biases: Any = [expert.bias for expert in self.experts]
-        return grouped_linear(x, route, weights, None if biases[0] is None else biases)
+        biases: Any = self.stack("bias")
+        return grouped_linear(x, route, self.stack("weight"), None if biases[0] is None else biases)
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
         return self.selected_learning(x, route)
@@ -154,13 +155,17 @@ class LinearBank(ExpertBank):
 class NormBank(ExpertBank):
     """m versions of a norm whose output is ``normalised(x) * weight (+ bias)``."""
 
+    def pack(self) -> None:
+        super().pack()
+        neutral = copy.deepcopy(self.experts[0]).requires_grad_(False)
+        for name, parameter in neutral.named_parameters():
+            parameter.data = _neutral(name, parameter)
+        self._neutral = (neutral,)  # in a tuple, so that it is no sub-module
+        self._has_bias = "bias" in self.parameter_names()
+
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        names = self.parameter_names()
-        neutral = {name: _neutral(name, self.experts[0].get_parameter(name)) for name in names}
-        y = functional_call(self.experts[0], neutral, (x,))
-        return grouped_scale(
-            y, route, self.stack("weight"), self.stack("bias") if "bias" in names else None
-        )
+        biases = self.stack("bias") if self._has_bias else None
+        return grouped_scale(self._neutral[0](x), route, self.stack("weight"), biases)
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
         return self.selected_learning(x, route)

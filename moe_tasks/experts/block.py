@@ -30,15 +30,15 @@ def block_of(parameters: Sequence[Tensor]) -> Tensor:
 
 
 def _packed(parameters: Sequence[Tensor]) -> Tensor | None:
-    first = parameters[0].detach()
+    first = parameters[0]
     size = first.numel() * first.element_size()
-    start = first.data_ptr()
-    if not first.is_contiguous() or start == 0:
-        return None
-    for number, parameter in enumerate(parameters):
-        if parameter.data_ptr() != start + number * size or not parameter.is_contiguous():
+    start = place = first.data_ptr()
+    for parameter in parameters:
+        if parameter.data_ptr() != place or not parameter.is_contiguous():
             return None
+        place += size
     end = first.storage_offset() + len(parameters) * first.numel()
-    if first.untyped_storage().nbytes() < end * first.element_size():
+    if start == 0 or first.untyped_storage().nbytes() < end * first.element_size():
         return None
-    return first.as_strided((len(parameters), *first.shape), (first.numel(), *first.stride()))
+    shape, strides = first.shape, first.stride()
+    return first.detach().as_strided((len(parameters), *shape), (first.numel(), *strides))

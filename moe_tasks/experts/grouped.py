@@ -26,21 +26,37 @@ def grouped_linear(
 ) -> Tensor:
     """``x [B, ..., in] -> [B, ..., out]``, each row through the expert its task selected."""
     device = x.device.type
-    if torch.is_autocast_enabled(device):
-        x = x.to(torch.get_autocast_dtype(device))
-    weight, bias = block_of(weights), None if biases is None else block_of(biases)
-    used = [segment.key for segment in route.segments]
-    parameters = [p[expert] for p in (weights, biases or ()) for expert in used if p]
+    if not torch.is_autocast_enabled(device):
+        return _linear(x, route, weights, biases)
+    x = x.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        x = route.gather(x)
-        if not torch.is_grad_enabled():
-            return route.scatter(_products(x, route.blocks, weight.mT, bias))
-        y = _GroupedLinear.apply(x, route.weights, route, weight, bias, *parameters)
-        return route.scatter(y)  # type: ignore[arg-type]
+        return _linear(x, route, weights, biases)
+
+
+def _linear(
+    x: Tensor, route: LayerRoute, weights: Sequence[Tensor], biases: Sequence[Tensor] | None
+) -> Tensor:
+    weight, bias = block_of(weights), None if biases is None else block_of(biases)
+    x = route.gather(x)
+    if not torch.is_grad_enabled():
+        return route.scatter(_products(x, route.blocks, weight.mT, bias))
+    used = _used(route, weights, biases)
+    return route.scatter(_GroupedLinear.apply(x, route.weights, route, weight, bias, *used))  # type: ignore[arg-type]
+
+
+def _used(
+    route: LayerRoute, weights: Sequence[Tensor], biases: Sequence[Tensor] | None
+) -> list[Tensor]:
+    """Parameters of the experts in use, in the order of the segments, weights first."""
+    kinds = (weights,) if biases is None else (weights, biases)
+    return [parameters[segment.key] for parameters in kinds for segment in route.segments]
 
 
 class _GroupedLinear(torch.autograd.Function):
-    """Of grouped rows. Every product is written into its slice of the result."""
+    """Of grouped rows. Every product is written into its slice of the result.
+
+    ``used`` are inputs for their gradients only; ``weight`` and ``bias`` hold their numbers.
+    """
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -53,64 +69,85 @@ class _GroupedLinear(torch.autograd.Function):
         *used: Tensor,
     ) -> Tensor:
         ctx.route, ctx.weight, ctx.bias = route, weight, bias
-        ctx.save_for_backward(x, *used)
+        ctx.save_for_backward(x)
         return _products(x, route.blocks, weight.mT, bias)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        x, *used = ctx.saved_tensors
-        route: LayerRoute = ctx.route
-        for_x, for_p, *_ = ctx.needs_input_grad
-        for_experts = any(ctx.needs_input_grad[5:])
+        (x,) = ctx.saved_tensors
+        route, weight, bias = ctx.route, ctx.weight, ctx.bias
+        for_x, for_p, _, _, _, *for_used = ctx.needs_input_grad
         grad_y = grad_y.contiguous()
-        grad_x = _products(grad_y, route.blocks, ctx.weight, None) if for_x else None
-        grad_p, grads = None, [None] * len(used)
-        if for_p or for_experts:
+        grad_x = _products(grad_y, route.blocks, weight, None) if for_x else None
+        grad_p, grads = None, [None] * len(for_used)
+        if for_p or any(for_used):
             blocks = route.task_blocks if for_p else route.blocks
-            of_bias = ctx.bias is not None
-            grad_w, grad_b = _run_grads(x.contiguous(), grad_y, blocks, of_bias)
+            grad_w, grad_b = _run_grads(x.contiguous(), grad_y, blocks, bias is not None)
             if for_p:
-                grad_p = _route_grad(route, (grad_w, ctx.weight), (grad_b, ctx.bias))
-            if for_experts:
-                runs = _runs_inside(route) if for_p else [slice(i, i + 1) for i in range(len(grad_w))]
-                kinds = [grad_w] if grad_b is None else [grad_w, grad_b]
-                totals = [total for kind in kinds for total in _sums(kind, runs)]
-                grads = [
-                    total.to(parameter.dtype) if parameter.requires_grad else None
-                    for total, parameter in zip(totals, used, strict=True)
-                ]
-        return grad_x, grad_p, None, None, None, *grads
+                grad_p = inner(grad_w, weight)
+                if grad_b is not None:
+                    grad_p += inner(grad_b, bias)
+                grad_p = _by_task(route, grad_p)
+            if any(for_used):
+                runs = route.runs_of_segments if for_p else None
+                grads = _of_segments(grad_w, runs, weight.dtype)
+                if grad_b is not None:
+                    grads += _of_segments(grad_b, runs, weight.dtype)
+        return grad_x, grad_p, None, None, None, *_wanted(grads, for_used)
+
+
+def _wanted(grads: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
+    if all(wanted):
+        return list(grads)
+    return [grad if want else None for grad, want in zip(grads, wanted, strict=True)]
 
 
 def _products(x: Tensor, blocks: Sequence[Block], matrices: Tensor, bias: Tensor | None) -> Tensor:
     """``x [B, ..., in]`` times each block's of ``matrices [m, in, out]``, plus ``bias [m, out]``."""
     x = x.contiguous()
-    y = x.new_empty(*x.shape[:-1], matrices.shape[-1])
+    shape = (*x.shape[:-1], matrices.shape[-1])
+    if matrices.dtype != x.dtype:
+        matrices, bias = matrices.to(x.dtype), None if bias is None else bias.to(x.dtype)
+    if len(blocks) == 1:
+        return _product(_rows(x, blocks[0]), blocks[0], matrices, bias).view(shape)
+    y = x.new_empty(shape)
     for block in blocks:
-        experts = slice(block.key, block.key + block.count)
-        rows, out = _rows(x, block), _rows(y, block)
-        matrix = matrices[experts].to(x.dtype)
-        if block.count == 1:  # an ordinary product is faster than a batch of one
-            if bias is None:
-                torch.mm(rows[0], matrix[0], out=out[0])
-            else:
-                torch.addmm(bias[block.key].to(x.dtype), rows[0], matrix[0], out=out[0])
-        elif bias is None:
-            torch.bmm(rows, matrix, out=out)
-        else:
-            torch.baddbmm(bias[experts, None].to(x.dtype), rows, matrix, out=out)
+        _product(_rows(x, block), block, matrices, bias, out=_rows(y, block))
     return y
+
+
+def _product(
+    rows: Tensor, block: Block, matrices: Tensor, bias: Tensor | None, out: Tensor | None = None
+) -> Tensor:
+    """``rows [count, N, in]`` to ``[count, N, out]``."""
+    if block.count == 1:  # an ordinary product is faster than a batch of one
+        out = None if out is None else out[0]
+        if bias is None:
+            return torch.mm(rows[0], matrices[block.key], out=out)
+        return torch.addmm(bias[block.key], rows[0], matrices[block.key], out=out)
+    if block.count < len(matrices):
+        experts = slice(block.key, block.key + block.count)
+        matrices, bias = matrices[experts], None if bias is None else bias[experts]
+    if bias is None:
+        return torch.bmm(rows, matrices, out=out)
+    return torch.baddbmm(bias[:, None], rows, matrices, out=out)
 
 
 def _rows(x: Tensor, block: Block) -> Tensor:
     """A block's rows of a contiguous ``[B, ..., D]``, ``[count, rows * ..., D]``, as a view."""
-    return x[block.start : block.stop].view(block.count, -1, x.shape[-1])
+    if block.stop - block.start < len(x):
+        x = x[block.start : block.stop]
+    return x.view(block.count, -1, x.shape[-1])
 
 
 def _run_grads(
     x: Tensor, grad_y: Tensor, blocks: Sequence[Block], of_bias: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Weight and bias gradients of each run of rows, ``[runs, out, in]`` and ``[runs, out]``."""
+    if len(blocks) == 1:
+        rows = _rows(grad_y, blocks[0])
+        grad_w = torch.bmm(rows.mT, _rows(x, blocks[0]))
+        return grad_w, rows.sum(1) if of_bias else None
     num_runs = sum(block.count for block in blocks)
     grad_w = x.new_empty(num_runs, grad_y.shape[-1], x.shape[-1])
     grad_b = x.new_empty(num_runs, grad_y.shape[-1]) if of_bias else None
@@ -125,27 +162,32 @@ def _run_grads(
     return grad_w, grad_b
 
 
-def _route_grad(route: LayerRoute, *pairs: tuple[Tensor | None, Tensor | None]) -> Tensor:
-    """``[T, m]`` from the runs' gradients and the experts' values of each parameter."""
-    total = sum(inner(grads, block) for grads, block in pairs if grads is not None)  # type: ignore[arg-type]
-    return _by_task(route, total)  # type: ignore[arg-type]
+def _of_segments(grads: Tensor, runs: Sequence[slice] | None, dtype: torch.dtype) -> list[Any]:
+    """Sums of ``grads [runs, ...]`` over each segment's runs (one, if ``None``)."""
+    if grads.dtype != dtype:
+        grads = grads.to(dtype)
+    if runs is None or len(runs) == len(grads):
+        return list(grads.unbind())
+    return [grads[run].sum(0) for run in runs]  # no views, which would keep all of ``grads``
 
 
 def _by_task(route: LayerRoute, by_run: Tensor) -> Tensor:
     """``[T, m]`` from ``[runs, m]``; a task has one run, or none."""
-    tasks = [segment.key for segment in route.task_segments]
-    by_run = by_run.to(route.weights.dtype)
-    if tasks == list(range(len(route.keys))):
+    if by_run.dtype != route.weights.dtype:
+        by_run = by_run.to(route.weights.dtype)
+    if route.tasks_in_order:
         return by_run
-    places = torch.tensor(tasks).to(by_run.device)
-    return torch.zeros_like(route.weights).index_copy(0, places, by_run)
+    return torch.zeros_like(route.weights).index_copy_(0, route.run_tasks, by_run)
 
 
 def inner(rows: Tensor, block: Tensor) -> Tensor:
     """Inner products ``[R, m]`` of ``rows [R, ...]`` with m parameters ``[m, ...]``."""
-    size = rows[0].numel()
-    pieces = _pieces(rows.shape[1], size)
-    block = block.to(rows.dtype).reshape(len(block), pieces, -1)
+    pieces = _pieces(rows.shape[1], rows[0].numel())
+    if block.dtype != rows.dtype:
+        block = block.to(rows.dtype)
+    if pieces == 1:
+        return torch.mm(rows.flatten(1), block.flatten(1).mT)
+    block = block.reshape(len(block), pieces, -1)
     rows = rows.reshape(len(rows), pieces, -1)
     return torch.bmm(rows.transpose(0, 1), block.permute(1, 2, 0)).sum(0)
 
@@ -157,38 +199,23 @@ def _pieces(length: int, size: int) -> int:
     return max(fitting, default=1)
 
 
-def _runs_inside(route: LayerRoute) -> list[slice]:
-    """Of each segment, its runs of one task."""
-    stops = [segment.stop for segment in route.task_segments]
-    found, first = [], 0
-    for segment in route.segments:
-        last = stops.index(segment.stop) + 1
-        found.append(slice(first, last))
-        first = last
-    return found
-
-
-def _sums(grads: Tensor, runs: Sequence[slice]) -> list[Tensor]:
-    """Sums over runs of ``grads [runs, ...]``: parts of it only if it is all used so."""
-    if len(runs) == len(grads):
-        return list(grads.unbind())
-    return [grads[run].sum(0) for run in runs]
-
-
 def grouped_scale(
     y: Tensor, route: LayerRoute, weights: Sequence[Tensor], biases: Sequence[Tensor] | None
 ) -> Tensor:
     """``y [B, ..., D] * weight (+ bias)``, each row with those of the expert its task selected."""
-    weight, bias = block_of(weights), None if biases is None else block_of(biases)
-    used = [segment.key for segment in route.segments]
-    parameters = [p[expert] for p in (weights, biases or ()) for expert in used if p]
+    kinds = (weights,) if biases is None else (weights, biases)
+    blocks = torch.stack([block_of(parameters) for parameters in kinds])  # [1 or 2, m, D]
+    rows = blocks.index_select(1, route.row_key)
+    if y.dim() > 2:
+        rows = rows.view(*rows.shape[:2], *(1,) * (y.dim() - 2), -1)
     if not torch.is_grad_enabled():
-        return _scaled(y, route, weight, bias)
-    return _GroupedScale.apply(y, route.weights, route, weight, bias, *parameters)  # type: ignore[return-value]
+        return _scaled(y, rows)
+    used = _used(route, weights, biases)
+    return _GroupedScale.apply(y, route.weights, route, blocks, rows, *used)  # type: ignore[return-value]
 
 
 class _GroupedScale(torch.autograd.Function):
-    """Of rows in any order."""
+    """Of rows in any order, each with its ``rows [1 or 2, B, 1, ..., D]`` out of ``blocks``."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -196,50 +223,34 @@ class _GroupedScale(torch.autograd.Function):
         y: Tensor,
         p: Tensor,
         route: LayerRoute,
-        weight: Tensor,
-        bias: Tensor | None,
+        blocks: Tensor,
+        rows: Tensor,
         *used: Tensor,
     ) -> Tensor:
-        ctx.route, ctx.weight, ctx.bias = route, weight, bias
-        ctx.save_for_backward(y, *used)
-        return _scaled(y, route, weight, bias)
+        ctx.route, ctx.blocks, ctx.rows = route, blocks, rows
+        ctx.save_for_backward(y)
+        return _scaled(y, rows)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        y, *used = ctx.saved_tensors
-        route: LayerRoute = ctx.route
-        for_y, for_p, *_ = ctx.needs_input_grad
-        grad_y = grad * _of_rows(ctx.weight, route, grad) if for_y else None
-        sums = [_row_sums(grad * y)]
-        if ctx.bias is not None:
-            sums.append(_row_sums(grad))  # [B, D] each
+        (y,) = ctx.saved_tensors
+        route, blocks = ctx.route, ctx.blocks
+        for_y, for_p, _, _, _, *for_used = ctx.needs_input_grad
+        grad_y = grad * ctx.rows[0] if for_y else None
+        kinds = [_row_sums(grad * y), _row_sums(grad)][: len(blocks)]
+        sums = torch.stack(kinds).to(blocks.dtype)  # [1 or 2, B, D]
         grad_p = None
         if for_p:
-            blocks = (ctx.weight, ctx.bias)[: len(sums)]
-            by_row = sum(kind @ block.to(kind.dtype).mT for kind, block in zip(sums, blocks))  # type: ignore[arg-type]
-            by_row = by_row.to(route.weights.dtype)  # type: ignore[union-attr]
-            grad_p = torch.zeros_like(route.weights).index_add(0, route.row_task, by_row)
-        m = len(ctx.weight)
-        totals = [kind.new_zeros(m, kind.shape[-1]).index_add(0, route.row_key, kind) for kind in sums]
-        keys = [segment.key for segment in route.segments]
-        found = [total[key] for total in totals for key in keys]
-        grads = [
-            total.to(parameter.dtype) if parameter.requires_grad else None
-            for total, parameter in zip(found, used, strict=True)
-        ]
+            by_row = torch.bmm(sums, blocks.mT).sum(0).to(route.weights.dtype)  # [B, m]
+            grad_p = route.rows_of_tasks.to(by_row.dtype) @ by_row
+        totals = route.rows_of_segments.to(sums.dtype) @ sums  # [1 or 2, segments, D]
+        grads = _wanted(totals.flatten(0, 1).unbind(), for_used)
         return grad_y, grad_p, None, None, None, *grads
 
 
-def _scaled(y: Tensor, route: LayerRoute, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if bias is None:
-        return y * _of_rows(weight, route, y)
-    return torch.addcmul(_of_rows(bias, route, y), y, _of_rows(weight, route, y))
-
-
-def _of_rows(block: Tensor, route: LayerRoute, like: Tensor) -> Tensor:
-    """Each row's parameter ``[B, 1, ..., D]`` out of ``block [m, D]``."""
-    rows = block.index_select(0, route.row_key).to(like.dtype)
-    return rows.view(len(rows), *(1,) * (like.dim() - 2), -1)
+def _scaled(y: Tensor, rows: Tensor) -> Tensor:
+    rows = rows.to(y.dtype)
+    return y * rows[0] if len(rows) == 1 else torch.addcmul(rows[1], y, rows[0])
 
 
 def _row_sums(x: Tensor) -> Tensor:

@@ -96,6 +96,36 @@ class LayerRoute:
         """``task_segments``, those of equal size taken together; only ``start:stop`` count."""
         return _blocks(self.task_segments, of_following_keys=False)
 
+    @cached_property
+    def runs_of_segments(self) -> tuple[slice, ...]:
+        """Of each segment, its ``task_segments``."""
+        stops = [segment.stop for segment in self.task_segments]
+        borders = [0, *(stops.index(segment.stop) + 1 for segment in self.segments)]
+        return tuple(slice(a, b) for a, b in pairwise(borders))
+
+    @cached_property
+    def run_tasks(self) -> Tensor:
+        """The task ``[runs]`` of each of ``task_segments``."""
+        tasks = [segment.key for segment in self.task_segments]
+        return torch.tensor(tasks).to(self.row_task.device)
+
+    @cached_property
+    def tasks_in_order(self) -> bool:
+        """Whether ``task_segments`` are just the tasks, one after the other."""
+        return [segment.key for segment in self.task_segments] == list(range(len(self.keys)))
+
+    @cached_property
+    def rows_of_tasks(self) -> Tensor:
+        """``[T, B]``, 1 where the row is of the task."""
+        tasks = torch.arange(len(self.keys), device=self.row_task.device)
+        return (tasks[:, None] == self.row_task).to(self.weights.dtype)
+
+    @cached_property
+    def rows_of_segments(self) -> Tensor:
+        """``[segments, B]``, 1 where the row has the segment's key."""
+        keys = torch.tensor([segment.key for segment in self.segments]).to(self.row_key.device)
+        return (keys[:, None] == self.row_key).to(self.weights.dtype)
+
     def fixed(self) -> LayerRoute:
         """The same route without a gradient for the router."""
         return dataclasses.replace(self, weights=self.weights.detach())
