@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from moe_tasks.errors import UserError, nearest
+from moe_tasks.runtime import keep_freed_memory
 
 EXIT_MISTAKE = 2
 
@@ -42,6 +43,7 @@ def main(
     After a multirun, ``after_sweep`` gets the folder above the jobs' folders. Exits with 2 and one
     message on a user's mistake, with 130 or 143 when stopped by a signal.
     """
+    keep_freed_memory()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's printer
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     outcome = _Outcome()

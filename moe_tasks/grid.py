@@ -19,6 +19,7 @@ import torch
 
 from moe_tasks.adaptation import Adapter, Cell, PointResult
 from moe_tasks.errors import UserError
+from moe_tasks.runtime import keep_freed_memory
 from moe_tasks.training.signals import Interrupted, StopSignals
 from moe_tasks.workspace import Workspace
 
@@ -160,6 +161,7 @@ def _start_worker(folder: str, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and decides
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
+    keep_freed_memory()
     _worker = _Adapters(Workspace.open(folder))
 
 

@@ -11,6 +11,7 @@ from analysis.bench.all_experts import AllExperts
 from analysis.bench.setting import ALL_EXPERTS, DENSE, Setting, selection_of
 from moe_tasks.model import TaskMoE
 from moe_tasks.multitask import DenseModel, MultiTaskModel
+from moe_tasks.runtime import keep_freed_memory
 from moe_tasks.training.data import Batch
 
 _FIRST_TOKEN = 4  # after the special ones
@@ -116,7 +117,8 @@ def model_of(setting: Setting) -> MultiTaskModel:
 
 
 def limit_threads(setting: Setting) -> None:
-    """Use as many threads as the setting says."""
+    """Use as many threads as the setting says, and memory as training does."""
+    keep_freed_memory()
     torch.set_num_threads(setting.threads)
 
 

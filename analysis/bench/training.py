@@ -28,16 +28,17 @@ class Step:
         self.config = TrainingConfig(precision=setting.precision)
         self.engine = LocalEngine(self.model, self.config)
         self.batch = batch(setting)
+        self._norm = 0.0
 
     def backward(self) -> None:
         """Forward and backward pass, with the wait that the training loop has."""
-        figures = torch.stack(self.engine.backward([self.batch])).tolist()
-        if not all(map(math.isfinite, figures)):
-            raise RuntimeError(f"loss and norm of the gradients are {figures}")
+        loss, self._norm = torch.stack(self.engine.backward([self.batch])).tolist()
+        if not (math.isfinite(loss) and math.isfinite(self._norm)):
+            raise RuntimeError(f"loss and norm of the gradients are {loss} and {self._norm}")
 
     def update(self) -> None:
         """The optimizer's part."""
-        self.engine.update(self.config.rates)
+        self.engine.update(self.config.rates, self._norm)
         self.engine.zero_gradients()
 
     def warm_up(self) -> None:

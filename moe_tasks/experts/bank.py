@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from moe_tasks.experts.block import pack
-from moe_tasks.experts.grouped import grouped_linear, grouped_scale, inner
+from moe_tasks.experts.grouped import grouped_linear, grouped_scale
 from moe_tasks.experts.routed_layer import RouteSlot
 from moe_tasks.routing.plan import LayerRoute, Segment
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from moe_tasks.experts.block import block_of
 from moe_tasks.routing.plan import Block, LayerRoute

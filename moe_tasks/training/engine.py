@@ -84,7 +84,7 @@ class LocalEngine:
         """
         clip = self.config.clip
         if clip is not None and (norm is None or norm + 1e-6 > clip):  # torch's own margin
-            torch.nn.utils.clip_grads_with_norm_(self._parameters, clip, self._norm)
+            self._shorten((self._norm + 1e-6) / clip)
         for group in self._optimizer.param_groups:
             if group["name"] in rates:
                 group["lr"] = rates[group["name"]]
@@ -92,6 +92,14 @@ class LocalEngine:
                 for parameter in group["params"]:
                     parameter.grad = None  # AdamW leaves it, with its decay and averages, alone
         self._optimizer.step()
+        vars(self._optimizer).pop("grad_scale", None)
+
+    def _shorten(self, divisor: torch.Tensor) -> None:
+        divisor = divisor.clamp(min=1.0)
+        if self._optimizer.defaults["fused"]:  # divides gradients while it reads them anyway
+            vars(self._optimizer)["grad_scale"] = divisor
+        else:
+            torch._foreach_div_([p.grad for p in self._parameters if p.grad is not None], divisor)
 
     def zero_gradients(self) -> None:
         """Forget all gradients."""
@@ -155,7 +163,11 @@ class LocalEngine:
 
     def _gradient_norm(self) -> torch.Tensor:
         grads = [p.grad for p in self._parameters if p.grad is not None]
-        return torch.nn.utils.get_total_norm(grads).to(self.device)
+        on_cpu = all(grad.is_contiguous() and grad.device.type == "cpu" for grad in grads)
+        if not on_cpu or len({grad.dtype for grad in grads}) != 1:
+            return torch.nn.utils.get_total_norm(grads).to(self.device)
+        flat = [grad.view(-1) for grad in grads]  # a third of the time of torch's norm
+        return torch.stack([torch.dot(grad, grad) for grad in flat]).sum().sqrt()
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -1,0 +1,25 @@
+"""Settings of the process that training runs in."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from contextlib import suppress
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+_NEVER, _LARGEST = 2**31 - 1, 2**30
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed for the next step, instead of asking the system for it anew.
+
+    A step frees and takes hundreds of MiB of activations and gradients, and every page that the
+    system hands out is filled with zeros first. What the user has set (``MALLOC_...``) stands.
+    """
+    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    with suppress(OSError, AttributeError):  # another C library
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
+        libc.mallopt(_TRIM_THRESHOLD, _NEVER)
