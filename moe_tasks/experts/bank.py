@@ -14,12 +14,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from moe_tasks.experts.block import pack
 from moe_tasks.experts.grouped import grouped_linear, grouped_scale
+from moe_tasks.experts.merging import SelectParameters, merge
 from moe_tasks.experts.routed_layer import RouteSlot
 from moe_tasks.routing.plan import LayerRoute, Segment
 
@@ -42,6 +42,7 @@ class ExpertBank(nn.Module):
 
     def pack(self) -> None:
         """Let all versions of a parameter lie in one piece of memory."""
+        self._has_bias = "bias" in self.parameter_names()
         for name in self.parameter_names():
             pack(self.stack(name))
 
@@ -134,22 +135,25 @@ class LinearBank(ExpertBank):
     """m versions of an ``nn.Linear``."""
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        biases: Any = self.stack("bias")
-        return grouped_linear(x, route, self.stack("weight"), None if biases[0] is None else biases)
+        biases = self.stack("bias") if self._has_bias else None
+        return grouped_linear(x, route, self.stack("weight"), biases)
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
         return self.selected_learning(x, route)
 
     def merged(self, x: Tensor, route: LayerRoute) -> Tensor:
-        weight = merge(route.weights, self.stack("weight"))  # [T, out, in]
-        has_bias = self.experts[0].bias is not None
-        bias = merge(route.weights, self.stack("bias")) if has_bias else None
-        return _by_segment(
-            x,
-            route,
-            route.task_segments,
-            lambda s, rows: F.linear(rows, weight[s.key], None if bias is None else bias[s.key]),
-        )
+        weight = merge(route.weights, self.stack("weight")).mT  # [T, in, out]
+        bias = merge(route.weights, self.stack("bias"))[:, None] if self._has_bias else None
+        x, parts = route.gather(x), []
+        for block in route.blocks:
+            tasks = slice(block.key, block.key + block.count)
+            rows = x[block.start : block.stop].reshape(block.count, -1, x.shape[-1])
+            if bias is None:
+                y = torch.bmm(rows, weight[tasks])
+            else:
+                y = torch.baddbmm(bias[tasks], rows, weight[tasks])
+            parts.append(y.view(-1, *x.shape[1:-1], y.shape[-1]))
+        return route.scatter(parts[0] if len(parts) == 1 else torch.cat(parts))
 
 
 class NormBank(ExpertBank):
@@ -161,7 +165,6 @@ class NormBank(ExpertBank):
         for name, parameter in neutral.named_parameters():
             parameter.data = _neutral(name, parameter)
         self._neutral = (neutral,)  # in a tuple, so that it is no sub-module
-        self._has_bias = "bias" in self.parameter_names()
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
         biases = self.stack("bias") if self._has_bias else None
@@ -227,48 +230,3 @@ def _by_segment(
         return call(segments[0], x)
     x = route.gather(x)
     return route.scatter(torch.cat([call(s, x[s.start : s.stop]) for s in segments]))
-
-
-def merge(weights: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """``sum_e weights[t, e] * parameters[e]``: ``[T, m]`` and m of ``[...]`` to ``[T, ...]``.
-
-    Added up expert by expert, so that a task's result does not depend on the other tasks of the
-    batch in the last bit, as it would in a matrix product.
-    """
-    shape = (-1, *(1,) * parameters[0].dim())
-    total = weights[:, 0].view(shape) * parameters[0]
-    for expert, parameter in enumerate(parameters[1:], start=1):
-        total = total + weights[:, expert].view(shape) * parameter
-    return total
-
-
-class SelectParameters(torch.autograd.Function):
-    """Per task, the parameter of the expert it selected: one-hot ``[T, m]``, whose experts the
-    host knows, to ``[T, ...]``.
-
-    Backward is that of merging, except that experts nobody selected get no gradient.
-    """
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, weights: Tensor, experts: tuple[int, ...], *parameters: Tensor
-    ) -> Tensor:
-        ctx.experts = experts
-        ctx.save_for_backward(weights, *parameters)
-        return torch.stack([parameters[expert].detach() for expert in ctx.experts])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        _, *parameters = ctx.saved_tensors
-        rows = grad.flatten(1)  # [T, ...]
-        grad_weights = None
-        if ctx.needs_input_grad[0]:
-            flat = (p.detach().flatten().to(rows.dtype) for p in parameters)
-            grad_weights = torch.stack([rows @ p for p in flat], -1)
-        grads: list[Tensor | None] = [None] * len(parameters)
-        for expert in set(ctx.experts):
-            if ctx.needs_input_grad[2 + expert]:
-                tasks = [t for t, selected in enumerate(ctx.experts) if selected == expert]
-                total = rows[tasks[0]] if len(tasks) == 1 else rows[tasks].sum(0)
-                grads[expert] = total.view_as(parameters[expert])
-        return grad_weights, None, *grads

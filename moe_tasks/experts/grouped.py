@@ -103,7 +103,7 @@ def _wanted(grads: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
 
 
 def _products(x: Tensor, blocks: Sequence[Block], matrices: Tensor, bias: Tensor | None) -> Tensor:
-    """``x [B, ..., in]`` times each block's of ``matrices [m, in, out]``, plus ``bias [m, out]``."""
+    """``x [B, ..., in]`` times each block's ``matrices [m, in, out]``, plus ``bias [m, out]``."""
     x = x.contiguous()
     shape = (*x.shape[:-1], matrices.shape[-1])
     if matrices.dtype != x.dtype:
@@ -182,11 +182,11 @@ def _by_task(route: LayerRoute, by_run: Tensor) -> Tensor:
 
 def inner(rows: Tensor, block: Tensor) -> Tensor:
     """Inner products ``[R, m]`` of ``rows [R, ...]`` with m parameters ``[m, ...]``."""
-    pieces = _pieces(rows.shape[1], rows[0].numel())
+    pieces = _pieces(rows.shape[1], rows[0].numel()) if rows.dim() > 1 else 1
     if block.dtype != rows.dtype:
         block = block.to(rows.dtype)
     if pieces == 1:
-        return torch.mm(rows.flatten(1), block.flatten(1).mT)
+        return torch.mm(rows.reshape(len(rows), -1), block.reshape(len(block), -1).mT)
     block = block.reshape(len(block), pieces, -1)
     rows = rows.reshape(len(rows), pieces, -1)
     return torch.bmm(rows.transpose(0, 1), block.permute(1, 2, 0)).sum(0)

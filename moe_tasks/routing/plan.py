@@ -173,11 +173,17 @@ class LayerRoute:
 
     def gather(self, x: Tensor) -> Tensor:
         """``x [B, ...]`` with equal keys together."""
-        return x if self.order is None else _Permuted.apply(x, self.order, self.inverse)  # type: ignore[return-value]
+        return x if self.order is None else _permuted(x, self.order, self.inverse)
 
     def scatter(self, x: Tensor) -> Tensor:
         """Inverse of :meth:`gather`."""
-        return x if self.order is None else _Permuted.apply(x, self.inverse, self.order)  # type: ignore[return-value]
+        return x if self.inverse is None else _permuted(x, self.inverse, self.order)
+
+
+def _permuted(x: Tensor, order: Tensor, inverse: Tensor | None) -> Tensor:
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Permuted.apply(x, order, inverse)  # type: ignore[return-value]
+    return x.index_select(0, order)
 
 
 class _Permuted(torch.autograd.Function):

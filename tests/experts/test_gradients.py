@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from moe_tasks.experts.bank import NormBank, make_bank, merge
+from moe_tasks.experts.bank import NormBank, make_bank
+from moe_tasks.experts.merging import merge
 from moe_tasks.experts.routed_layer import RouteSlot
 from moe_tasks.routing.plan import RoutePlan
 from tests.models import batch, routed

@@ -177,7 +177,8 @@ def test_plans_group_rows_and_put_them_back(rows: list[int], m: int, mode: str) 
         assert torch.equal(layer.scatter(grouped), x)
         assert sum(s.stop - s.start for s in layer.segments) == len(rows)
         keys = [s.key for s in layer.segments]
-        assert len(set(keys)) == len(keys)  # one pass per expert in use
+        assert keys == sorted(set(keys))  # one pass per expert in use
+        assert sum(block.count for block in layer.blocks) == len(keys)
         for segment in layer.segments:
             for value in grouped[segment.start : segment.stop, 0].int().tolist():
                 task = places[value]
