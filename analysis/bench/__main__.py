@@ -11,7 +11,7 @@ from typing import Any
 
 from analysis.bench.figure import draw
 from analysis.bench.machine import describe, peak_flops, write_machine
-from analysis.bench.setting import PRESETS, QUICK, Setting, chosen_schemes, schemes
+from analysis.bench.setting import DRAWN, PRESETS, QUICK, SPREAD, Setting, chosen_schemes, schemes
 from analysis.bench.suite import BENCHMARKS, Options
 from analysis.bench.table import Row, shown, write_table
 from moe_tasks.errors import UserError
@@ -127,9 +127,14 @@ def _add_sizes(group: Any) -> None:
     group.add_argument("--preset", choices=list(PRESETS), default="reference")
     group.add_argument("--device", help="cpu (default) or cuda")
     group.add_argument("--dtype", choices=["fp32", "bf16"], help="default: fp32")
+    group.add_argument(
+        "--routes",
+        choices=[SPREAD, DRAWN],
+        help="tasks on as many experts as possible (default), or at random",
+    )
     defaults = Setting()
     for name in _SIZES:
-        if name not in ("device", "dtype"):
+        if name not in ("device", "dtype", "routes"):
             default = getattr(defaults, name)
             kind = float if isinstance(default, float) else int
             shown_default = "4 widths" if default is None else default

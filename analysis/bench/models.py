@@ -8,7 +8,7 @@ from torch.nn.functional import one_hot
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedModel
 
 from analysis.bench.all_experts import AllExperts
-from analysis.bench.setting import ALL_EXPERTS, DENSE, Setting, selection_of
+from analysis.bench.setting import ALL_EXPERTS, DENSE, SPREAD, Setting, selection_of
 from moe_tasks.model import TaskMoE
 from moe_tasks.multitask import DenseModel, MultiTaskModel
 from moe_tasks.runtime import keep_freed_memory
@@ -73,6 +73,12 @@ def spread_routes(tasks: int, layers: int, num_experts: int, seed: int) -> Tenso
     return torch.stack(columns, 1)
 
 
+def drawn_routes(tasks: int, layers: int, num_experts: int, seed: int) -> Tensor:
+    """Experts ``[tasks, layers]``, each equally likely."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(num_experts, (tasks, layers), generator=generator)
+
+
 @torch.no_grad()
 def plant(model: TaskMoE, experts: Tensor, gap: float) -> None:
     """Set router and task vectors so that ``experts [tasks, layers]`` lead by ``gap`` logits."""
@@ -101,7 +107,8 @@ def routed(setting: Setting) -> TaskMoE:
         task_dim=max(128, setting.tasks),
         noise=setting.noise,
     )
-    experts = spread_routes(setting.tasks, model.num_layers, setting.num_experts, setting.seed)
+    choose = spread_routes if setting.routes == SPREAD else drawn_routes
+    experts = choose(setting.tasks, model.num_layers, setting.num_experts, setting.seed)
     plant(model, experts, _DECIDED if model.selection.mode == "select" else _SOFT)
     return model
 

@@ -9,6 +9,7 @@ from moe_tasks.errors import UserError, nearest
 from moe_tasks.routing.selection import GumbelStraightThrough
 
 DENSE, ALL_EXPERTS = "dense", "all_experts"
+SPREAD, DRAWN = "spread", "drawn"
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Setting:
     rows, tasks: of a batch, sorted by task, equally many of each.
     width, ffn, layers, heads, vocab: of a BART; ``layers`` of each stack; no ``ffn`` is 4 widths.
     source, target: tokens of every row's input and output; nothing is padded.
+    routes: ``spread`` uses as many experts as there can be in every layer, the dearest case;
+        ``drawn`` are random, as those of an untrained router.
     dropout: of the backbone.
     noise: standard deviation of what each expert's parameters differ by.
     dtype: ``fp32``, or ``bf16`` (the framework's autocast; weights stay float32).
@@ -38,6 +41,7 @@ class Setting:
     vocab: int = 2000
     source: int = 128
     target: int = 16
+    routes: str = SPREAD
     dropout: float = 0.0
     noise: float = 0.05
     device: str = "cpu"
@@ -48,6 +52,10 @@ class Setting:
     def __post_init__(self) -> None:
         if self.rows % self.tasks:
             raise UserError(f"{self.rows} rows cannot be shared equally by {self.tasks} tasks")
+        if self.routes not in (SPREAD, DRAWN):
+            raise UserError(
+                f"unknown routes {self.routes!r}; {nearest(self.routes, [SPREAD, DRAWN])}"
+            )
         if self.width % self.heads:
             raise UserError(f"width {self.width} is not divisible by {self.heads} heads")
 
