@@ -1,0 +1,1 @@
+"""What training with experts costs on many devices, on paper: ``python -m analysis.scaling``."""
