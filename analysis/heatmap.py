@@ -44,7 +44,7 @@ def route_heatmap(
     )
     stacks = style.blocks([layer.stack for layer in shot.layers])
     num_columns = shot.weights.shape[1]
-    narrowest = min(sum(_width(layer) for layer in shot.layers[a:b]) for _, a, b in stacks)
+    narrowest = min(sum(layer.num_experts for layer in shot.layers[a:b]) for _, a, b in stacks)
     column = max(float(np.clip(5.5 / num_columns, 0.13, 0.24)), _STACK_TITLE / narrowest)
     height = len(names) * _ROW
     left = style.text_width(names, _NAME_SIZE)
@@ -86,10 +86,6 @@ def task_order(shot: Snapshot) -> np.ndarray:
     return np.array(order)
 
 
-def _width(layer: Layer) -> int:
-    return layer.columns.stop - layer.columns.start
-
-
 def _draw_stack(
     axes: Axes, weights: np.ndarray, stack: str, layers: tuple[Layer, ...], categories: list[str]
 ) -> None:
@@ -101,7 +97,7 @@ def _draw_stack(
     first = layers[0].columns.start
     experts: list[str] = []
     for layer in layers:
-        size = _width(layer)
+        size = layer.num_experts
         start = layer.columns.start - first
         axes.axvline(start + size - 0.5, color=_LINE, linewidth=0.6, clip_on=False)
         middle = start + (size - 1) / 2

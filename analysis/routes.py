@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +27,15 @@ class Layer:
     stack: str
     layer: int
     columns: slice
+
+    @property
+    def name(self) -> str:
+        """``encoder.0``."""
+        return f"{self.stack}.{self.layer}"
+
+    @property
+    def num_experts(self) -> int:
+        return self.columns.stop - self.columns.start
 
 
 @dataclass(frozen=True)
@@ -49,6 +60,19 @@ class Snapshot:
             return np.zeros((len(self.weights),) * 2)
         return squareform(pdist(self.weights, "cityblock")) / (2 * len(self.layers))
 
+    def part(self, layers: Sequence[Layer], rows: Sequence[int] | None = None) -> Snapshot:
+        """Only some layers, and of some tasks if ``rows`` are given."""
+        chosen = range(len(self.weights)) if rows is None else rows
+        columns = [column for at in layers for column in range(at.columns.start, at.columns.stop)]
+        starts = np.cumsum([0, *(at.num_experts for at in layers)]).tolist()
+        renumbered = tuple(
+            Layer(at.stack, at.layer, slice(start, start + at.num_experts))
+            for at, start in zip(layers, starts, strict=False)
+        )
+        weights = self.weights[np.ix_(list(chosen), columns)]
+        tasks = self.tasks.iloc[list(chosen)].reset_index(drop=True)
+        return Snapshot(self.step, tasks, renumbered, weights)
+
     @property
     def hard_experts(self) -> np.ndarray:
         """``[layers, tasks]``: the expert of the largest weight, the first of equal ones."""
@@ -70,16 +94,15 @@ def snapshot(routes: pd.DataFrame, step: int | None = None) -> Snapshot:
         raise UserError(f"no routes at step {step}; {nearest(str(step), map(str, steps))}")
     tasks: dict[str, tuple[str, str]] = {}
     weights: dict[tuple[str, Column], float] = {}
-    rows = zip(*(routes[column].tolist() for column in ROUTE_COLUMNS), strict=True)
-    for at, task, category, subcategory, *column, weight in rows:
-        if at != step:
-            continue
+    at_step = routes[(routes["step"] == step).to_numpy()]
+    rows = zip(*(at_step[column].tolist() for column in ROUTE_COLUMNS), strict=True)
+    for _, task, category, subcategory, *column, weight in rows:
         tasks.setdefault(task, (category, subcategory))
         key = (task, (column[0], column[1], column[2]))
         if key in weights:
             raise UserError(f"routes at step {step}: two weights for {_place(*key)}")
         weights[key] = weight
-    columns = sorted({c for _, c in weights}, key=lambda c: (_STACK_ORDER.get(c[0], 2), *c))
+    columns = sorted({c for _, c in weights}, key=_order)
     for key in itertools.product(tasks, columns):
         if not math.isfinite(weights.get(key, math.nan)):
             raise UserError(f"routes at step {step}: no weight for {_place(*key)}")
@@ -90,6 +113,15 @@ def snapshot(routes: pd.DataFrame, step: int | None = None) -> Snapshot:
         layers=_layers(columns),
         weights=np.array([[weights[task, column] for column in columns] for task in tasks]),
     )
+
+
+def _order(column: Column) -> tuple[int, str, int, int]:
+    return (_STACK_ORDER.get(column[0], 2), *column)
+
+
+def column_order(place: Mapping[str, Any]) -> tuple[int, str, int, int]:
+    """Sorts mappings with ``stack, layer, expert`` as the columns of a snapshot."""
+    return _order((place["stack"], place["layer"], place["expert"]))
 
 
 def _layers(columns: list[Column]) -> tuple[Layer, ...]:

@@ -14,15 +14,20 @@ import pyarrow
 import pyarrow.parquet
 import yaml
 
+from analysis.facts import TASKS_FILE, read_facts
 from moe_tasks.errors import UserError
 from moe_tasks.evaluation.gain import Gain, gains_from_json
 from moe_tasks.evaluation.scores import COLUMNS as SCORE_COLUMNS
 from moe_tasks.evaluation.scores import Score, as_scores
 
 CONFIG, SCORES, TRAIN_SCORES = "config.yaml", "scores.csv", "train_scores.csv"
-GAIN, ROUTES = "gain.json", "routes.parquet"
+GAIN, ROUTES, TRAINING, ABLATION = "gain.json", "routes.parquet", "train.jsonl", "ablation"
 RUN_FILES = (CONFIG, SCORES, TRAIN_SCORES, GAIN, ROUTES)
 ROUTE_COLUMNS = ("step", "task", "category", "subcategory", "stack", "layer", "expert", "weight")
+ABLATION_COLUMNS = (
+    "system", "task", "category", "metric", "num_rows", "stack", "layer", "expert", "weight",
+    "base", "score", "drop", "low", "high",
+)  # fmt: skip
 _Content = TypeVar("_Content")
 
 
@@ -37,6 +42,9 @@ class Run:
         routes: system -> columns ``step, task, category, subcategory, stack, layer, expert,
             weight``; training tasks, several snapshots.
         gains: ``moe_over_multitask`` and so on.
+        facts: index ``task``, a column per key of ``tasks.json``; empty where there is none.
+        training: a row per line of ``train.jsonl``: ``system, step, loss, ...``.
+        ablation: columns ``ABLATION_COLUMNS``; what ``python -m analysis.ablation`` found.
         missing: names of the files that the run has not (yet) written; their frames are empty.
     """
 
@@ -46,12 +54,34 @@ class Run:
     train_scores: pd.DataFrame
     routes: dict[str, pd.DataFrame] = field(default_factory=dict)
     gains: dict[str, Gain] = field(default_factory=dict)
+    facts: pd.DataFrame = field(default_factory=pd.DataFrame)
+    training: pd.DataFrame = field(default_factory=pd.DataFrame)
+    ablation: pd.DataFrame = field(default_factory=pd.DataFrame)
     missing: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         """The folder's own name."""
         return self.path.resolve().name
+
+    @property
+    def route_table(self) -> pd.DataFrame:
+        """Routes of all systems in one frame, with a column ``system``."""
+        tables = [table.assign(system=system) for system, table in self.routes.items()]
+        return (
+            pd.concat(tables, ignore_index=True) if tables else _empty(("system", *ROUTE_COLUMNS))
+        )
+
+    @property
+    def gain_table(self) -> pd.DataFrame:
+        """A row per comparison and task: ``system, base, task, category, new, old, gain``."""
+        rows = [
+            (g.system, g.base, task, t.category, t.new, t.base, t.gain)
+            for g in self.gains.values()
+            for task, t in g.per_task.items()
+        ]
+        columns = ["system", "base", "task", "category", "new", "old", "gain"]
+        return pd.DataFrame(rows, columns=pd.Index(columns))
 
 
 def load_run(path: str | Path) -> Run:
@@ -73,6 +103,9 @@ def load_run(path: str | Path) -> Run:
         train_scores=_read(path / TRAIN_SCORES, _read_scores, _empty(SCORE_COLUMNS)),
         routes=_load_routes(path),
         gains=_read(path / GAIN, _read_gains, {}),
+        facts=_read(path / TASKS_FILE, read_facts, pd.DataFrame()),
+        training=_read(path / TRAINING, _read_lines, pd.DataFrame()),
+        ablation=read_ablation(path / ABLATION),
         missing=missing,
     )
 
@@ -81,6 +114,22 @@ def score_rows(frame: pd.DataFrame) -> list[Score]:
     """Rows of ``Run.scores`` or ``Run.train_scores`` for ``moe_tasks.evaluation``."""
     rows = zip(*(frame[column].tolist() for column in SCORE_COLUMNS), strict=True)
     return as_scores(dict(zip(SCORE_COLUMNS, row, strict=True)) for row in rows)
+
+
+def load_facts(path: Path) -> pd.DataFrame:
+    """A ``tasks.json`` as ``Run.facts``; ``UserError`` if it cannot be read."""
+    return _read(path, read_facts)
+
+
+def read_ablation(folder: Path) -> pd.DataFrame:
+    """The files of ``python -m analysis.ablation`` in ``folder`` as one frame, maybe empty."""
+    tables = [_read(file, _read_lines) for file in sorted(folder.glob("*.jsonl"))]
+    tables = [table for table in tables if not table.empty]
+    for file, table in zip(sorted(folder.glob("*.jsonl")), tables, strict=False):
+        lacking = sorted(set(ABLATION_COLUMNS) - set(table.columns))
+        if lacking:
+            raise UserError(f"{file}: no {', '.join(lacking)}")
+    return pd.concat(tables, ignore_index=True) if tables else _empty(ABLATION_COLUMNS)
 
 
 def find_runs(path: str | Path) -> list[Path]:
@@ -146,6 +195,19 @@ def _score(text: str, line: int) -> float:
         return float(text.strip() or "nan")
     except ValueError:
         raise ValueError(f"line {line}: score {text!r} is no number") from None
+
+
+def _read_lines(path: Path) -> pd.DataFrame:
+    """JSON lines; a last line that a stop cut short is left out."""
+    rows = []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise ValueError(f"line {number}: {error}") from None
+    return pd.DataFrame(rows)
 
 
 def _read_gains(path: Path) -> dict[str, Gain]:

@@ -34,7 +34,7 @@ from moe_tasks.training.trainer import Trainer
 @dataclass(frozen=True)
 class AdaptationConfig:
     """Attributes:
-    samples: how many few-shot samples of each unseen task; ``None`` is all.
+    samples: how many few-shot samples of each unseen task; ``None`` is all, 0 adapts to none.
     learning_rates, batch_sizes: the grid.
     steps, eval_every, warmup, weight_decay, clip, label_smoothing: as in training.
     schedule: of the learning rate.
@@ -62,10 +62,10 @@ class AdaptationConfig:
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        for key in ("samples", "workers"):
+        for key, least in (("samples", 0), ("workers", 1)):
             value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"'{key}' is {value}; it must be at least 1")
+            if value is not None and value < least:
+                raise ValueError(f"'{key}' is {value}; it must be at least {least}")
         if not self.learning_rates or not self.batch_sizes or min(self.batch_sizes) < 1:
             raise ValueError("'learning_rates' and 'batch_sizes' need at least one value above 0")
         self.training(self.learning_rates[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from moe_tasks import results
 from moe_tasks.adaptation import Cell, PointResult
 from moe_tasks.backbones import BackboneContext, load_dense
 from moe_tasks.data import training_rows, training_texts
+from moe_tasks.engines.processes import Processes
+from moe_tasks.evaluation.cells import evaluate_unseen
 from moe_tasks.grid import run_grid
 from moe_tasks.systems import SystemConfig, build_system
 from moe_tasks.training.callbacks import Callback, CollapseWarning, JsonLines
@@ -41,21 +44,33 @@ def run(folder: Path, values: Mapping[str, Any], *, resume: bool) -> None:
     """
     workspace = Workspace(folder, RunConfig.parse(values))
     _ = workspace.collection  # mistakes in the tasks show before anything is written
-    with RunLock(folder):
-        workspace.claim(values, resume)
-        _report_skipped(workspace)
-        if workspace.config.num_threads is not None:
-            torch.set_num_threads(workspace.config.num_threads)
-        prepare_backbones(workspace, resume)
-        _report_truncated(workspace)
-        systems = workspace.config.systems.items()
-        for name, system in systems:
-            if system.model == "moe":
-                workspace.vectors(name)  # what is wrong with any shows before the first training
-        for name, system in systems:
-            if system.train:
-                _train(workspace, name, system, resume)
-        results.write_training(workspace)
+    with workspace.config.engine.start(workspace.device.type) as processes:
+        processes.require_same("run_dir", str(folder.resolve()))
+        with RunLock(folder) if processes.is_main else nullcontext():
+            processes.on_main(lambda: _prepare(workspace, values, resume))
+            for name, system in workspace.config.systems.items():
+                if system.train:
+                    _train(workspace, name, system, resume, processes)
+            processes.on_main(lambda: _conclude(workspace))
+
+
+def _prepare(workspace: Workspace, values: Mapping[str, Any], resume: bool) -> None:
+    workspace.claim(values, resume)
+    _report_skipped(workspace)
+    if workspace.config.num_threads is not None:
+        torch.set_num_threads(workspace.config.num_threads)
+    prepare_backbones(workspace, resume)
+    _report_truncated(workspace)
+    for name, system in workspace.config.systems.items():
+        if system.model == "moe":
+            workspace.vectors(name)  # what is wrong with any shows before the first training
+
+
+def _conclude(workspace: Workspace) -> None:
+    results.write_training(workspace)
+    if workspace.config.zeroshot is not None:
+        evaluate_unseen(workspace, workspace.config.zeroshot)
+    if workspace.config.adaptation.samples != 0:
         points = _adapt(workspace)
         results.write(workspace, points)
 
@@ -106,7 +121,9 @@ def prepare_backbones(workspace: Workspace, resume: bool) -> None:
         aside.rename(folder)
 
 
-def _train(workspace: Workspace, name: str, system: SystemConfig, resume: bool) -> None:
+def _train(
+    workspace: Workspace, name: str, system: SystemConfig, resume: bool, processes: Processes
+) -> None:
     config, data = workspace.config, workspace.data
     tasks = data.train_tasks
     model = build_system(
@@ -128,6 +145,7 @@ def _train(workspace: Workspace, name: str, system: SystemConfig, resume: bool) 
         evaluate=HeldOutLoss(workspace, name),
         callbacks=_callbacks(workspace, name),
         seed=config.seed,
+        engine=config.engine.maker(processes),
     ).fit(resume=resume)
 
 

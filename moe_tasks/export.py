@@ -3,7 +3,8 @@
 ``run=DIR task=NAME out=DIR`` writes the plain Hugging Face model of one training task, and with
 ``tasks=all`` instead those of all; ``run=DIR what=routed out=DIR`` the routed model, routes fixed,
 without unused experts; ``out=DIR`` alone a task collection in CrossFit's gym layout;
-``from_crosstaskmoe=DIR out=DIR`` turns a published checkpoint folder into a saved model of ours.
+``from_crosstaskmoe=DIR out=DIR`` and ``from_camtl=DIR out=DIR`` turn a published checkpoint folder
+into a saved model of ours.
 """
 
 from __future__ import annotations

@@ -65,6 +65,7 @@ class TaskMoE(MultiTaskModel):
     """
 
     step: Tensor
+    vector_choices: Tensor | None
 
     def __init__(
         self,
@@ -109,6 +110,17 @@ class TaskMoE(MultiTaskModel):
             bad = [t for t, v in zip(tasks, vectors, strict=True) if not torch.isfinite(v).all()]
             raise UserError(f"task vectors of {', '.join(bad)} are not finite")
         self.task_vectors = nn.Parameter(vectors, requires_grad=self.spec.learn_task_vectors)
+        self.offer_vectors(None)
+
+    def offer_vectors(self, choices: Tensor | None) -> None:
+        """Draw each task's vector anew in every training step, from ``choices [tasks, K, dim]``.
+
+        Routes at evaluation, and what is saved, stay those of ``task_vectors``.
+        """
+        if choices is not None and choices.shape[::2] != self.task_vectors.shape:
+            raise ValueError(f"choices of shape {tuple(choices.shape)} for these task vectors")
+        choices = None if choices is None else choices.to(self.task_vectors)
+        self.register_buffer("vector_choices", choices, persistent=False)
 
     @classmethod
     def from_backbone(
@@ -227,7 +239,16 @@ class TaskMoE(MultiTaskModel):
 
     def route_weights(self) -> Tensor:
         """Route weights ``[layers, tasks, experts]``; random only in training mode."""
-        return self._weights(self.logits())
+        return self._weights(self._drawn_logits())
+
+    def _drawn_logits(self) -> Tensor:
+        """Logits as a training step sees them: of one of the vectors offered to each task."""
+        choices = self.vector_choices
+        if choices is None or not self.training:
+            return self.logits()
+        num_tasks, num_choices, _ = choices.shape
+        drawn = torch.randint(num_choices, (num_tasks,), device=choices.device)
+        return self._logits_of(choices[torch.arange(num_tasks, device=choices.device), drawn])
 
     def _weights(self, logits: Tensor) -> Tensor:
         return self.selection(logits, step=int(self.step), training=self.training)
@@ -253,7 +274,7 @@ class TaskMoE(MultiTaskModel):
             )
         mode, gradient = self.selection.mode, self.selection.gradient
         # Always of all tasks: a route must not depend, in the last bit, on the batch's others.
-        logits = self.logits()
+        logits = self._drawn_logits()
         if self.selection.by_row(self.training):
             weights = self._weights(logits.index_select(1, task_ids.to(logits.device)))
             return RoutePlan.build(weights, range(len(rows)), mode, gradient)

@@ -79,8 +79,9 @@ class MultiTaskModel(nn.Module):
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
         self.backbone.config.save_pretrained(path)
-        if isinstance(self.backbone.generation_config, GenerationConfig):
-            self.backbone.generation_config.save_pretrained(path)
+        generation = getattr(self.backbone, "generation_config", None)  # encoders have none
+        if isinstance(generation, GenerationConfig):
+            generation.save_pretrained(path)
         meta = {"backbone": type(self.backbone).__name__, **self._meta()}
         (path / _META_FILE).write_text(json.dumps(meta, indent=1) + "\n")
         state = self.state_dict()
@@ -124,6 +125,10 @@ class MultiTaskModel(nn.Module):
             from moe_tasks.model import TaskMoE  # which is a MultiTaskModel itself
 
             model = TaskMoE.from_meta(backbone, meta)
+        elif meta.get("kind") == "camtl":
+            from moe_tasks.conditional.model import CAMTL
+
+            model = CAMTL.from_meta(backbone, meta)
         else:
             model = DenseModel(backbone, meta["tasks"])
         model.load_weights(path)

@@ -125,6 +125,7 @@ class RoutingParts:
     vectors: Tensor
     learn_vectors: bool
     source: TaskMoE | None = None  # whose routes to take over
+    choices: Tensor | None = None  # [tasks, K, dim] vectors that training draws from
 
 
 def build_system(
@@ -168,7 +169,7 @@ def build_system(
 
 
 def _routed(dense: PreTrainedModel, tasks: Sequence[str], parts: RoutingParts) -> TaskMoE:
-    return TaskMoE.from_backbone(
+    model = TaskMoE.from_backbone(
         dense,
         tasks,
         parts.router.num_experts,
@@ -182,6 +183,8 @@ def _routed(dense: PreTrainedModel, tasks: Sequence[str], parts: RoutingParts) -
         layers_without_experts=parts.experts.layers_without_experts,
         noise=parts.experts.noise,
     )
+    model.offer_vectors(parts.choices)
+    return model
 
 
 def _by_category(categories: Sequence[str], num_layers: int, m: int, seed: int) -> Tensor:

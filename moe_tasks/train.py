@@ -18,9 +18,12 @@ def job(folder: Path, values: dict[str, Any]) -> None:
 
 def table(folder: Path) -> None:
     """What the runs of a sweep say together."""
-    from analysis import study
+    from analysis import study, sweep
 
-    study.main([str(folder)])
+    if any(folder.glob("*/zeroshot")):
+        sweep.main([str(folder)])
+    if any(folder.glob("*/scores.csv")) or not any(folder.glob("*/zeroshot")):
+        study.main([str(folder)])
 
 
 if __name__ == "__main__":

@@ -18,19 +18,23 @@ from moe_tasks import registry
 from moe_tasks.adaptation import AdaptationConfig, Adapter
 from moe_tasks.backbones import Backbone, load_dense, load_tokenizer
 from moe_tasks.data import DataConfig, RunData
+from moe_tasks.engines.config import EngineConfig
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.evaluation.generation import GenerationConfig
+from moe_tasks.evaluation.zeroshot_config import ZeroshotConfig
 from moe_tasks.model import TaskMoE
 from moe_tasks.multitask import DenseModel, MultiTaskModel
 from moe_tasks.representations.base import TaskVectors, VectorContext
 from moe_tasks.representations.computed import fitted_source
+from moe_tasks.representations.prompt import Prompts, offered
 from moe_tasks.systems import ExpertsConfig, RouterConfig, RoutingParts, SystemConfig
 from moe_tasks.tasks.base import TaskCollection
-from moe_tasks.training.checkpoint import CheckpointStore, Damaged
+from moe_tasks.training.checkpoint import Checkpoint, CheckpointStore, Damaged
 from moe_tasks.training.config import TrainingConfig
 from moe_tasks.training.files import write_text
 
 CONFIG_FILE = "config.yaml"
+_MAY_CHANGE = ("logging", "engine")  # from one start of a run to the next
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class RunConfig:
         name: of the experiment.
         seed: of initial weights, training order, noise and adaptation.
         systems: what is compared, by name.
+        zeroshot: whether and how unseen tasks are evaluated without examples after training.
         checkpoint: which weights are adapted and scored: ``last`` or ``best`` (lowest loss).
         dev_rows: rows per task of the evaluation during training.
         device: ``auto`` is the first GPU if there is one.
@@ -75,6 +80,8 @@ class RunConfig:
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     generation: GenerationConfig = field(default_factory=GenerationConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    zeroshot: ZeroshotConfig | None = None
     checkpoint: Literal["last", "best"] = "last"
     dev_rows: int = 16
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -229,6 +236,7 @@ class Workspace:
             self.data.raw_texts,
             self.folder / "task_vectors",
             self.config.logging.progress,
+            Prompts(self.collection, self.data.tokenizer, self.config.data.max_source),
         )
 
     def _cells_to_place(self) -> list[tuple[str, str]]:
@@ -247,20 +255,20 @@ class Workspace:
         return RoutingParts(
             router=system.router_over(self.config.router),
             experts=self.config.experts,
-            selection=self._annealed(system),
+            selection=self.annealed(name, system.selection_over(self.config.selection)),
             vectors=vectors,
             learn_vectors=source.learn,
             source=stage if isinstance(stage, TaskMoE) else None,
+            choices=offered(source, self.data.train_tasks),
         )
 
-    def _annealed(self, system: SystemConfig) -> dict[str, Any]:
-        """Selection keys with the annealing rate that fits the length of training."""
-        values = system.selection_over(self.config.selection)
-        steps = system.training(self.config.training).steps
+    def annealed(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Selection keys with the annealing rate that fits the length of a system's training."""
+        steps = self.config.systems[name].training(self.config.training).steps
         over = configuration.part("selection", values).over(steps)
         schedule = getattr(over, "temperature_schedule", None)
         if schedule is None:
-            return values
+            return dict(values)
         return {**values, "temperature_schedule": vars(schedule).copy()}
 
     def model(self, name: str) -> MultiTaskModel:
@@ -275,6 +283,16 @@ class Workspace:
         if not systems[name].train:
             dense = load_dense(self.initial_folder(systems[name].width))
             return DenseModel(dense, self.data.train_tasks).eval().to(self.device)
+        return MultiTaskModel.load(self._checkpoint(name).path).to(self.device)
+
+    def checkpoint_step(self, name: str) -> int:
+        """Optimizer step of the weights that :meth:`model` loads; ``UserError`` as there."""
+        systems = self.config.systems
+        if name not in systems:
+            raise UserError(f"unknown system {name!r}; {nearest(name, systems)}")
+        return self._checkpoint(name).step if systems[name].train else 0
+
+    def _checkpoint(self, name: str) -> Checkpoint:
         store = CheckpointStore(self.folder / "checkpoints" / name, self.config.training.keep)
         try:
             steps = store.steps()
@@ -284,7 +302,7 @@ class Workspace:
             raise UserError(str(error)) from None
         if found is None:
             raise UserError(f"{store.folder} has no {self.config.checkpoint} checkpoint")
-        return MultiTaskModel.load(found.path).to(self.device)
+        return found
 
     def adapter(self, system: str, model: MultiTaskModel | None = None) -> Adapter:
         """What adapts a system to unseen tasks: ``model``, or as training left it."""
@@ -305,7 +323,7 @@ def _differences(then: Any, now: Any, where: str = "") -> list[str]:
         return [
             line
             for key in dict.fromkeys((*then, *now))
-            if f"{where}{key}".split(".")[0] != "logging"
+            if f"{where}{key}".split(".")[0] not in _MAY_CHANGE
             for line in _differences(then.get(key), now.get(key), f"{where}{key}.")
         ]
     return [] if then == now else [f"{where[:-1]} was {then!r} and is {now!r}"]

@@ -9,6 +9,7 @@ from typing import Any
 from moe_tasks import config
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.exporting.plain import write_all_tasks, write_routed, write_task
+from moe_tasks.importing.camtl import import_camtl
 from moe_tasks.importing.crosstaskmoe import import_crosstaskmoe
 from moe_tasks.tasks.export_gym import write_gym
 from moe_tasks.workspace import Workspace
@@ -67,9 +68,14 @@ def _import_crosstaskmoe(out: Path, values: Mapping[str, Any]) -> None:
     import_crosstaskmoe(values["from_crosstaskmoe"], out, values["router_mode"])
 
 
+def _import_camtl(out: Path, values: Mapping[str, Any]) -> None:
+    import_camtl(values["from_camtl"], out)
+
+
 _WRITERS = {
     "tasks": _write_tasks,
     "model": _write_model,
     "routed": _write_routed,
     "from_crosstaskmoe": _import_crosstaskmoe,
+    "from_camtl": _import_camtl,
 }

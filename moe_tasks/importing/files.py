@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy
@@ -14,8 +14,11 @@ from moe_tasks.errors import UserError, nearest
 _SHOWN = 4  # names in a message
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
+def read_state_dict(path: Path, integers: Collection[str] = ()) -> dict[str, Tensor]:
     """Tensors by name from a ``torch.save`` file. Nothing in it is executed.
+
+    Args:
+        integers: names that may hold whole numbers.
 
     Raises:
         UserError: no such file, or anything else than a mapping of names to tensors.
@@ -29,15 +32,17 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path}: not a file of tensors: {reason}") from error
     if not isinstance(state, Mapping):
         raise UserError(f"{path}: holds a {type(state).__name__}; expected tensors by name")
-    odd = [key for key, value in state.items() if not _is_tensor(key, value)]
+    odd = [key for key, value in state.items() if not _is_tensor(key, value, integers)]
     if odd:
         raise UserError(f"{path}: not a named tensor of floating-point numbers: {some(odd)}")
     return dict(state)
 
 
-def _is_tensor(key: object, value: object) -> bool:
-    dense = isinstance(value, Tensor) and value.layout is torch.strided
-    return isinstance(key, str) and dense and value.is_floating_point()  # type: ignore[union-attr]
+def _is_tensor(key: object, value: object, integers: Collection[str]) -> bool:
+    if not isinstance(key, str) or not isinstance(value, Tensor):
+        return False
+    whole = key in integers and value.dtype in (torch.int32, torch.int64)
+    return value.layout is torch.strided and (whole or value.is_floating_point())
 
 
 def check_state(path: Path, state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:

@@ -31,6 +31,18 @@ class RawTexts(Protocol):
     def __call__(self, task: str, sample: str | None) -> tuple[list[str], list[str]]: ...
 
 
+class PromptTexts(Protocol):
+    """What a task's templates and its description say, without any row."""
+
+    def texts(self, task: str) -> list[str]:
+        """One text per template."""
+        ...
+
+    def ids(self, texts: Sequence[str]) -> Ids:
+        """Token ids of texts, as inputs have them."""
+        ...
+
+
 @dataclass(frozen=True)
 class VectorContext:
     """What task vectors may be made from: the initial dense model and the tasks' examples.
@@ -41,6 +53,7 @@ class VectorContext:
         folder: where raw vectors are kept, for a later start and for other processes; ``None``
             keeps them in memory.
         progress: whether to show how far a computation is.
+        prompts: what the tasks' templates say.
     """
 
     model: PreTrainedModel
@@ -50,6 +63,7 @@ class VectorContext:
     raw_texts: RawTexts | None = None
     folder: Path | None = None
     progress: bool = False
+    prompts: PromptTexts | None = None
 
     @cached_property
     def fingerprint(self) -> str:

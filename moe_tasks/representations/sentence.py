@@ -58,12 +58,13 @@ class SentenceVectors(Representation):
     @torch.no_grad()
     def raw(self, context: VectorContext, inputs: list[Any], outputs: list[Any]) -> Tensor:
         device = next(context.model.parameters()).device
-        return torch.cat([self._mean(half, device) for half in (inputs, outputs)])
+        return torch.cat([self.mean(half, device) for half in (inputs, outputs)])
 
     def transformation(self, raw: Tensor) -> Transformation:
         return fit_transformation(raw, standardise=True, whiten=self.whiten)
 
-    def _mean(self, texts: list[str], device: torch.device) -> Tensor:
+    def mean(self, texts: list[str], device: torch.device) -> Tensor:
+        """Mean state ``[D]`` over texts and their tokens, on the CPU."""
         model, tokenizer = self._encoder
         batch = tokenizer(
             texts, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt"

@@ -112,6 +112,10 @@ class TaskCollection:
             )
         return self._slices[key]
 
+    def has_rows(self, task: str, split: Split, sample: str) -> bool:
+        """Whether there are any rows of one task, split and sample."""
+        return (task, split, sample) in self._slices
+
     def examples(self, task: str, split: Split, sample: str) -> list[Example]:
         """The examples of one task, split and sample."""
         rows = self.slice(task, split, sample)

@@ -48,7 +48,11 @@ class BadRows:
 
     def reject(self, path: Path, line: int, reason: str) -> None:
         """Report a bad row; ``UserError`` under ``error``."""
-        message = f"{path}:{line}: {reason}"
+        self.reject_at(f"{path}:{line}", reason)
+
+    def reject_at(self, where: str, reason: str) -> None:
+        """As ``reject``, for a row that is named otherwise."""
+        message = f"{where}: {reason}"
         if self.policy == "error":
             raise UserError(message)
         self._of_task.append(message)

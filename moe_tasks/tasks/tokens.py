@@ -134,6 +134,12 @@ def tokenize(
     return TokenTable(collection, path, made_once(path, _SCHEMA, make))
 
 
+def encode_texts(tokenizer: Any, texts: Sequence[str], length: int) -> list[np.ndarray]:
+    """Ids of any texts, as the table has them: end of sequence included, cut to ``length``."""
+    encoder = _Encoder(tokenizer)
+    return [np.array(ids, np.int32) for ids, _ in encoder(list(texts), length)]
+
+
 def format_source(task: Task, text: str, prompt: Prompt) -> str:
     """The input as the model gets it.
 

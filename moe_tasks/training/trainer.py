@@ -13,13 +13,14 @@ from typing import Any, NoReturn
 
 import torch
 
+from moe_tasks.engines.base import Engine, OutOfMemory
+from moe_tasks.engines.local import LocalEngine
 from moe_tasks.errors import UserError
 from moe_tasks.training import identity
 from moe_tasks.training.callbacks import Callback, Start
 from moe_tasks.training.checkpoint import Checkpoint, CheckpointStore, Damaged
 from moe_tasks.training.config import TrainingConfig
 from moe_tasks.training.data import Batch, Batches
-from moe_tasks.training.engine import LocalEngine, OutOfMemory
 from moe_tasks.training.model import Trainable
 from moe_tasks.training.optimizer import rates, updated_groups
 from moe_tasks.training.randomness import evaluate_apart, seed_training
@@ -47,6 +48,8 @@ class Trainer:
         seed: any whole number.
         facts: JSON-able, beside configuration and batches, that must not change when the run is
             continued, such as the name of the backbone.
+        engine: makes what computes. Where it has several processes, each runs its own trainer with
+            equal arguments; only the main one evaluates, writes and calls the callbacks.
 
     Raises:
         UserError: ``system`` cannot be a folder's name.
@@ -64,6 +67,7 @@ class Trainer:
         callbacks: Sequence[Callback] = (),
         seed: int = 0,
         facts: Mapping[str, Any] | None = None,
+        engine: Callable[[Trainable, TrainingConfig], Engine] = LocalEngine,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}", system):
             raise UserError(f"{system!r} cannot name a system; use letters, digits, . _ + -")
@@ -75,7 +79,8 @@ class Trainer:
         self.state = RunState()
         self._evaluate_model = evaluate
         self._facts = dict(facts or {})
-        self._engine = LocalEngine(model, config)
+        self._engine = engine(model, config)
+        self._processes = self._engine.processes
         self._signals = StopSignals()
         self._saved: tuple[int, int] | None = None
         self._best_weights: dict[str, torch.Tensor] | None = None
@@ -132,9 +137,9 @@ class Trainer:
     def _begin(self, resume: bool) -> None:
         seed_training(self.seed, self.system)
         if self.store is not None:
-            found = self.store.find_resumable() if resume else None
-            if found is not None:
-                self._resume(found)
+            step = self._processes.on_main(self._find_resumable) if resume else None
+            if step is not None:
+                self._resume(Checkpoint(self.store.path(step), step))
             elif self.store.steps():
                 raise UserError(
                     f"{self.store.folder} already holds checkpoints; continue with resume=auto, "
@@ -142,11 +147,15 @@ class Trainer:
                 )
         self.model.set_step(self.state.step)
 
+    def _find_resumable(self) -> int | None:
+        found = self.store.find_resumable() if self.store else None
+        return None if found is None else found.step
+
     def _resume(self, checkpoint: Checkpoint) -> None:
         values = checkpoint.state()
         identity.require_same(values["identity"], self._identity(), checkpoint.path)
         try:
-            self.model.load_weights(checkpoint.path)
+            self._engine.load_model(checkpoint.path)
             self._engine.load_tensors(checkpoint.tensors())
             self.batches.load_state_dict(values["batches"])
             self._engine.splits = values["splits"]
@@ -160,11 +169,17 @@ class Trainer:
         step = self.state.best_step
         if self.store is None or step is None or step == checkpoint.step:
             return
+        if self._processes.on_main(lambda: self._damage(step)):
+            self.state.best_step = self.state.best_metric = None
+
+    def _damage(self, step: int) -> bool:
+        assert self.store is not None
         try:
             self.store.verify(step)
         except Damaged as error:
             logger.warning("the best checkpoint is lost: %s; the next evaluation sets it", error)
-            self.state.best_step = self.state.best_metric = None
+            return True
+        return False
 
     def _train_step(self) -> None:
         started = time.perf_counter()
@@ -209,22 +224,15 @@ class Trainer:
     def _close_step(self) -> None:
         """Everything due after an update; also run first when a signal left it undone."""
         state, config = self.state, self.config
-        if self._signals.received is not None:
-            self._interrupt()
+        self._heed_signals()
         if state.closed_step < state.step:
             last = state.step == config.steps
             improved, metrics = False, None
             if self._evaluate_model is not None and (last or _due(state.step, config.eval_every)):
-                metrics = evaluate_apart(
-                    self.model,
-                    self._evaluate_model,
-                    self._engine.device,
-                    self.seed,
-                    self._signals,
-                )
+                metrics = self._processes.on_main(self._evaluate)
                 if metrics is None:
-                    self._interrupt()
-                metrics = {name: float(value) for name, value in metrics.items()}
+                    self._heed_signals()
+                    raise RuntimeError("an evaluation ended without figures and without a signal")
                 improved = self._note_evaluation(metrics)
             if last or metrics or _due(state.step, config.log_every):
                 self._log(metrics or {})
@@ -232,8 +240,20 @@ class Trainer:
             regular = _due(state.step, config.save_every) and not state.bad_in_row
             if last or improved or regular:
                 self._save()
-        if self._signals.received is not None and state.step < config.steps:
-            self._interrupt()
+        if state.step < config.steps:
+            self._heed_signals()
+
+    def _evaluate(self) -> dict[str, float] | None:
+        """Figures, or None when a signal came."""
+        assert self._evaluate_model is not None
+        metrics = evaluate_apart(
+            self._engine.model,
+            self._evaluate_model,
+            self._engine.device,
+            self.seed,
+            self._signals,
+        )
+        return None if metrics is None else {name: float(v) for name, v in metrics.items()}
 
     def _note_evaluation(self, metrics: Mapping[str, float]) -> bool:
         state = self.state
@@ -277,21 +297,26 @@ class Trainer:
             "splits": self._engine.splits,
             "identity": self._identity(),
         }
-        path = self.store.save(
-            self.state.step,
-            self._engine.save_model,
-            self._engine.tensors(),
-            values,
-            best_step=self.state.best_step,
-        )
-        self._saved = (self.state.step, self.state.closed_step)
-        self._call("on_checkpoint", self.state.step, path)
+        store, step, tensors = self.store, self.state.step, self._engine.tensors()
 
-    def _interrupt(self) -> NoReturn:
+        def write() -> None:
+            store.save(
+                step, self._engine.save_model, tensors, values, best_step=self.state.best_step
+            )
+
+        self._processes.on_main(write)
+        self._saved = (step, self.state.closed_step)
+        self._call("on_checkpoint", step, store.path(step))
+
+    def _heed_signals(self) -> None:
+        """End training when a signal has reached any process."""
+        number = self._processes.largest(self._signals.received or 0)
+        if number:
+            self._interrupt(number)
+
+    def _interrupt(self, number: int) -> NoReturn:
         self._save()
         path = self.store.path(self.state.step) if self.store else None
-        number = self._signals.received
-        assert number is not None
         raise Interrupted(number, self.system, self.state.step, self.config.steps, path)
 
     def _start(self) -> Start:
@@ -304,7 +329,7 @@ class Trainer:
         return identity.describe(self.config, self.batches, self.model, self.seed, self._facts)
 
     def _call(self, event: str, *arguments: Any) -> None:
-        for callback in self.callbacks:
+        for callback in self.callbacks if self._processes.is_main else ():
             getattr(callback, event)(*arguments)
 
 

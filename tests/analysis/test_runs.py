@@ -14,9 +14,10 @@ import pytest
 from analysis import load_run
 from analysis.output import write_text
 from analysis.routes import snapshot
-from analysis.runs import find_runs
+from analysis.runs import ABLATION_COLUMNS, ROUTE_COLUMNS, find_runs
 from moe_tasks.errors import UserError
 from moe_tasks.evaluation.gain import gain_json, relative_gain
+from tests.analysis.folders import write_folder
 from tests.analysis.tables import route_table, score_table, write_run
 
 
@@ -184,3 +185,27 @@ def test_analysis_imports_no_torch() -> None:
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_everything_as_tidy_frames(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "run", hard=True, ablation=True)
+    line = '{"system": "moe", "step": 1, "loss": 0.5}\n'
+    (folder / "train.jsonl").write_text(line + '{"system": "moe", "st')
+    loaded = load_run(folder)
+    assert set(loaded.route_table.columns) == {"system", *ROUTE_COLUMNS}
+    assert len(loaded.route_table) == 3 * 30 * 4 * 3
+    assert loaded.training.to_dict("records") == [{"system": "moe", "step": 1, "loss": 0.5}]
+    assert loaded.facts.loc["task_3", "extractive"] is True
+    assert set(ABLATION_COLUMNS) == set(loaded.ablation.columns)
+    rows = loaded.train_scores.to_dict("records")
+    gain = relative_gain(rows, "moe", "multitask", num_bootstrap=0)
+    (folder / "gain.json").write_text(json.dumps(gain_json([gain])), encoding="utf-8")
+    table = load_run(folder).gain_table
+    assert len(table) == 30
+    assert (table["new"] > table["old"]).all()
+    (folder / "ablation" / "moe.jsonl").write_text('{"system": "moe"}\n')
+    with pytest.raises(UserError, match=r"moe\.jsonl: no base, category"):
+        load_run(folder)
+    (folder / "ablation" / "moe.jsonl").write_text('{"a": 1\n{"b": 2}\n')
+    with pytest.raises(UserError, match=r"moe\.jsonl: line 1"):
+        load_run(folder)

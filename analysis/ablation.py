@@ -1,0 +1,187 @@
+"""What is each expert worth? Takes one away at a time and evaluates its tasks again.
+
+``python -m analysis.ablation RUN`` writes ``RUN/ablation/SYSTEM.jsonl``, which
+``python -m analysis.report`` reads. This module runs the model; the rest of ``analysis`` does not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from analysis.disabling import Ablation, Place
+from analysis.output import write_text
+from moe_tasks.errors import UserError, nearest
+from moe_tasks.grid import num_workers
+from moe_tasks.workspace import Workspace
+
+_DESCRIPTION = """\
+Disable one expert at a time and evaluate every training task that uses it on its test rows again.
+Tasks lose the expert only: a selected expert is replaced by the router's next best one, of a
+mixture the others take over its weight."""
+_EPILOG = """\
+Finished tasks are kept: the same command goes on where it was stopped. Tasks that do not use an
+expert do not change without it and are not evaluated.
+
+example: python -m analysis.ablation runs/a && python -m analysis.report runs/a
+"""
+
+
+def ablate(
+    run: Path,
+    out: Path,
+    *,
+    system: str = "moe",
+    top: int | None = None,
+    max_rows: int | None = None,
+    workers: int | None = None,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, task: None,
+) -> Path:
+    """Write ``out/SYSTEM.jsonl``, one line per task and disabled expert; returns the file.
+
+    Args:
+        top: only each expert's ``top`` tasks, by the router's probability; all if ``None``.
+        max_rows: test rows per task; all if ``None``.
+        workers: processes; one per core if ``None``.
+        on_progress: called with tasks done, tasks in all and the last task's name.
+
+    Raises:
+        UserError: no such run or system, or the system has no experts.
+    """
+    workspace = Workspace.open(run)
+    _check_system(workspace, system)
+    ablation = Ablation(workspace, system, max_rows)
+    wanted = ablation.places(top)
+    file = out / f"{system}.jsonl"
+    done = _read(file, ablation.identity)
+    kept = {(r["task"], r["stack"], r["layer"], r["expert"]): r for r in done}
+    work = {
+        task: [p for p in places if (task, p.stack, p.layer, p.expert) not in kept]
+        for task, places in wanted.items()
+    }
+    work = {task: places for task, places in work.items() if places}
+    write_text(file, "".join(json.dumps(row) + "\n" for row in kept.values()))
+    count, total = len(wanted) - len(work), len(wanted)
+    with file.open("a", encoding="utf-8") as lines:
+        for task, rows in _work_off(ablation, work, num_workers(workers, max(len(work), 1))):
+            lines.write("".join(json.dumps(row) + "\n" for row in rows))
+            lines.flush()
+            count += 1
+            on_progress(count, total, task)
+    return file
+
+
+def _check_system(workspace: Workspace, system: str) -> None:
+    systems = workspace.config.systems
+    routed = [name for name, config in systems.items() if config.model == "moe"]
+    if system not in routed:
+        raise UserError(f"{system!r} is no system with experts; {nearest(system, routed)}")
+
+
+def _read(file: Path, identity: dict[str, Any]) -> list[dict[str, Any]]:
+    """Finished lines of the same weights and rows; a line cut short by a stop is left out."""
+    rows = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if all(row.get(key) == value for key, value in identity.items()):
+            rows.append(row)
+    return rows
+
+
+def _work_off(
+    ablation: Ablation, work: dict[str, list[Place]], workers: int
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    if workers == 1:
+        for task, places in work.items():
+            yield task, ablation.rows(task, places)
+        return
+    arguments = (str(ablation.workspace.folder), ablation.system, ablation.max_rows)
+    # spawn: forked children of a process that used OpenMP threads can hang
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, arguments)
+    try:
+        tasks = {pool.submit(_in_worker, task, places): task for task, places in work.items()}
+        waiting = set(tasks)
+        while waiting:
+            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in finished:
+                yield tasks[future], future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"a worker died ({error}); finished tasks are kept, the same command goes on"
+        ) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+_worker: Ablation | None = None
+
+
+def _start_worker(folder: str, system: str, max_rows: int | None) -> None:
+    global _worker
+    torch.set_num_threads(1)
+    _worker = Ablation(Workspace.open(folder), system, max_rows)
+
+
+def _in_worker(task: str, places: list[Place]) -> list[dict[str, Any]]:
+    assert _worker is not None
+    return _worker.rows(task, places)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.ablation",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="a finished run folder")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="default: RUN/ablation")
+    parser.add_argument("--system", default="moe", help="default: moe")
+    parser.add_argument("--top", type=_positive, help="only each expert's so many main tasks")
+    parser.add_argument("--rows", type=_positive, help="at most so many test rows per task")
+    parser.add_argument("--workers", type=_positive, help="processes (default: one per core)")
+    options = parser.parse_args(arguments)
+    try:
+        file = ablate(
+            options.run,
+            options.out or options.run / "ablation",
+            system=options.system,
+            top=options.top,
+            max_rows=options.rows,
+            workers=options.workers,
+            on_progress=lambda done, total, task: print(
+                f"{done}/{total} tasks: {task}", file=sys.stderr
+            ),
+        )
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(f"wrote {file}")
+    return 0
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

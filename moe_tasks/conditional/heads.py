@@ -1,0 +1,123 @@
+"""What an encoder's states become, per task: classes of rows, numbers, classes of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from moe_tasks.conditional.modules import new_linear
+from moe_tasks.errors import UserError, nearest
+from moe_tasks.training.loss import IGNORED
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """A task's head.
+
+    Attributes:
+        kind: ``classification`` and ``regression`` read the pooled state, ``tokens`` each state.
+        num_labels: classes; 1 for regression.
+    """
+
+    kind: Literal["classification", "regression", "tokens"] = "classification"
+    num_labels: int = 2
+
+    def __post_init__(self) -> None:
+        if self.kind == "regression" and self.num_labels != 1:
+            raise ValueError(f"'num_labels' is {self.num_labels}; a regression head has 1")
+        if self.kind != "regression" and self.num_labels < 2:
+            raise ValueError(f"'num_labels' is {self.num_labels}; a {self.kind} head has 2 or more")
+
+
+class Head(nn.Module):
+    """Dropout and one linear layer, with the loss that belongs to its kind.
+
+    Args:
+        name: of the task, for messages.
+        dropout: 0.1 in arXiv 2009.09139.
+    """
+
+    def __init__(
+        self, name: str, config: HeadConfig, width: int, std: float, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.name, self.config = name, config
+        self.dropout = nn.Dropout(dropout)
+        self.linear = new_linear(width, config.num_labels, std)
+
+    def forward(self, states: Tensor, pooled: Tensor) -> Tensor:
+        """``[B, S, D]`` and ``[B, D]`` to logits ``[B, C]``, or ``[B, S, C]`` of tokens."""
+        return self.linear(self.dropout(states if self.config.kind == "tokens" else pooled))
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean cross entropy or squared error over what has a label, float32, scalar.
+
+        Args:
+            labels: ``[B, T]``; of tokens ``T = S``, else the first column counts. -100 is no label
+                of a class, NaN none of a number.
+
+        Raises:
+            UserError: nothing has a label, or (seen on the CPU only, where looking costs nothing)
+                a label outside the list.
+        """
+        logits = logits.float()
+        if self.config.kind == "regression":
+            targets = labels[:, 0].float()
+            known = ~targets.isnan()
+            self._check(known, targets, targets)
+            return functional.mse_loss(logits[known, 0], targets[known])
+        targets = (labels if self.config.kind == "tokens" else labels[:, 0]).long()
+        if logits.shape[:-1] != targets.shape:
+            raise UserError(
+                f"task {self.name!r}: labels of shape {list(targets.shape)} for logits of shape "
+                f"{list(logits.shape)}"
+            )
+        known = targets != IGNORED
+        self._check(known, targets, targets.clamp(0, self.config.num_labels - 1))
+        return functional.cross_entropy(logits.flatten(0, -2), targets.flatten())
+
+    def _check(self, known: Tensor, targets: Tensor, allowed: Tensor) -> None:
+        if known.device.type != "cpu":
+            return
+        if not bool(known.any()):
+            raise UserError(f"task {self.name!r}: none of its rows in the batch has a label")
+        wrong = known & ((targets != allowed) | ~targets.float().isfinite())
+        if bool(wrong.any()):
+            raise UserError(
+                f"task {self.name!r}: label {targets[wrong][0].item()} is not one of its "
+                f"{self.config.num_labels} labels 0 to {self.config.num_labels - 1}"
+                if self.config.kind != "regression"
+                else f"task {self.name!r}: label {targets[wrong][0].item()} is no finite number"
+            )
+
+
+def build_heads(
+    tasks: Sequence[str], heads: Mapping[str, HeadConfig], width: int, std: float
+) -> nn.ModuleList:
+    """The heads of ``tasks``, in their order.
+
+    Raises:
+        UserError: a task without a head, or a head without a task.
+    """
+    for task in tasks:
+        if task not in heads:
+            raise UserError(f"no head for task {task!r}; {nearest(task, heads)}")
+    for name in heads:
+        if name not in tasks:
+            raise UserError(f"a head for {name!r}, which is no task; {nearest(name, tasks)}")
+    return nn.ModuleList(Head(task, heads[task], width, std) for task in tasks)
+
+
+def pool(states: Tensor, attention_mask: Tensor | None, how: Literal["mean", "first"]) -> Tensor:
+    """``[B, S, D]`` to ``[B, D]``: the mean over real tokens, or the first."""
+    if how == "first":
+        return states[:, 0]
+    if attention_mask is None:
+        return states.mean(1)
+    mask = attention_mask[..., None].to(states)
+    return (states * mask).sum(1) / mask.sum(1).clamp_min(torch.finfo(states.dtype).tiny)

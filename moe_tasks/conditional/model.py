@@ -1,0 +1,224 @@
+"""One encoder for many tasks, conditioned on the task (CA-MTL, arXiv 2009.09139)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+
+from moe_tasks import config as configuration
+from moe_tasks.conditional.config import ConditionalConfig
+from moe_tasks.conditional.convert import convert
+from moe_tasks.conditional.heads import Head, HeadConfig, build_heads, pool
+from moe_tasks.conditional.modules import Condition, new_linear
+from moe_tasks.errors import UserError
+from moe_tasks.multitask import MultiTaskModel
+
+Pooling = Literal["pooler", "mean", "first"]
+
+
+@dataclass
+class EncoderOutput:
+    """What an encoder of many tasks says about a batch.
+
+    Attributes:
+        loss: mean over the batch's tasks of a task's mean loss; ``None`` without labels.
+        losses: task -> scalar.
+        logits: task -> ``[b, C]`` of its b rows, or ``[b, S, C]`` of their tokens.
+        rows: task -> int64 ``[b]``, its rows' places in the batch.
+        last_hidden_state: ``[B, S, D]``.
+        pooler_output: ``[B, D]``.
+    """
+
+    loss: Tensor | None
+    losses: dict[str, Tensor]
+    logits: dict[str, Tensor]
+    rows: dict[str, Tensor]
+    last_hidden_state: Tensor
+    pooler_output: Tensor
+
+
+class CAMTL(MultiTaskModel):
+    """An encoder of BERT's layer plan with conditional parts and a head per task.
+
+    With :meth:`ConditionalConfig.none` it is the plain multi-task baseline.
+
+    Args:
+        backbone: without a head (``BertModel``, ``RobertaModel``, ...); converted in place.
+        tasks: names, in the order of their ids.
+        heads: task -> head.
+        config: the conditional parts.
+        pooling: what heads of rows read: the encoder's own ``pooler``, or the ``mean`` or the
+            ``first`` of its states.
+    """
+
+    def __init__(
+        self,
+        backbone: PreTrainedModel,
+        tasks: Sequence[str],
+        heads: Mapping[str, HeadConfig],
+        config: ConditionalConfig | None = None,
+        *,
+        pooling: Pooling = "pooler",
+    ) -> None:
+        super().__init__(backbone, tasks)
+        self.config = ConditionalConfig() if config is None else config
+        self.pooling: Pooling = pooling
+        if pooling == "pooler" and getattr(backbone, "pooler", None) is None:
+            raise UserError(
+                f"{type(backbone).__name__} has no pooler; choose pooling: mean or pooling: first"
+            )
+        convert(backbone, self.config)
+        width, std = backbone.config.hidden_size, backbone.config.initializer_range
+        self.heads = build_heads(self.task_names, heads, width, std)
+        self.task_embedding = self.task_projection = None
+        if self.config.conditional:
+            self.task_embedding = nn.Embedding(len(self.task_names), width)
+            nn.init.normal_(self.task_embedding.weight, std=std)
+        if self.config.in_layers:
+            self.task_projection = new_linear(width, width, std)
+        like = next(backbone.parameters())
+        self.to(device=like.device, dtype=like.dtype)
+
+    @classmethod
+    def from_backbone(
+        cls,
+        model_or_name: PreTrainedModel | str,
+        heads: Mapping[str, HeadConfig],
+        config: ConditionalConfig | None = None,
+        *,
+        pooling: Pooling = "pooler",
+    ) -> CAMTL:
+        """A conditional model around a plain encoder, loaded or a folder or hub name.
+
+        Tasks are those of ``heads``, in their order.
+        """
+        if isinstance(model_or_name, str):
+            model_or_name = cast(PreTrainedModel, AutoModel.from_pretrained(model_or_name))
+        return cls(model_or_name, list(heads), heads, config, pooling=pooling)
+
+    def condition(self, task_ids: Tensor) -> Condition | None:
+        """What rows of these tasks ``[B]`` are conditioned on; ``None`` without such parts."""
+        if self.task_embedding is None:
+            return None
+        table = self.task_embedding.weight
+        projected = table if self.task_projection is None else self.task_projection(table)
+        return Condition(task_ids.to(table.device), table, projected)
+
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        task_ids: Tensor,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor]:
+        """Rows ``[B, S]`` of tasks ``[B]`` to states ``[B, S, D]`` and pooled states ``[B, D]``."""
+        condition = self.condition(task_ids)
+        if condition is not None:
+            kwargs["condition"] = condition
+        output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        states = output.last_hidden_state
+        if self.pooling == "pooler":
+            return states, output.pooler_output
+        return states, pool(states, attention_mask, self.pooling)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        task_ids: Tensor,
+        **kwargs: Any,
+    ) -> EncoderOutput:
+        """Rows ``[B, S]`` of tasks ``task_ids [B]`` to logits and, with labels, losses.
+
+        Args:
+            labels: ``[B]`` or ``[B, T]``, see :meth:`Head.loss`; floating where a task of the batch
+                is a regression.
+
+        Raises:
+            UserError: an id that belongs to no task, or wrong labels.
+        """
+        present = self._present(task_ids)
+        states, pooled = self.encode(input_ids, attention_mask, task_ids=task_ids, **kwargs)
+        if labels is not None and labels.dim() == 1:
+            labels = labels[:, None]
+        logits, losses, rows = {}, {}, {}
+        for task_id in present:
+            task, head = self.task_names[task_id], cast(Head, self.heads[task_id])
+            own = rows[task] = (task_ids == task_id).nonzero()[:, 0]
+            logits[task] = head(states[own], pooled[own])
+            if labels is not None:
+                losses[task] = head.loss(logits[task], labels[own])
+        loss = torch.stack(list(losses.values())).mean() if losses else None
+        return EncoderOutput(loss, losses, logits, rows, states, pooled)
+
+    def _present(self, task_ids: Tensor) -> list[int]:
+        present: list[int] = task_ids.unique().tolist()
+        if not present or not 0 <= present[0] <= present[-1] < len(self.task_names):
+            raise UserError(f"task ids must be in 0..{len(self.task_names) - 1}; got {present}")
+        return present
+
+    def head_configs(self) -> dict[str, HeadConfig]:
+        """Task -> its head's configuration."""
+        heads = (cast(Head, head).config for head in self.heads)
+        return dict(zip(self.task_names, heads, strict=True))
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by learning-rate group.
+
+        ``model``: what a plain encoder with heads has. ``router``: everything that turns a task's
+        embedding into a change of the encoder, as a router turns it into a route.
+        ``task_vectors``: the task embeddings.
+        """
+        conditioning = set(conditioning_parameters(self))
+        groups = {"model": [], "router": [], "task_vectors": []}
+        for name, parameter in self.named_parameters():
+            if name == "task_embedding.weight":
+                groups["task_vectors"].append(parameter)
+            else:
+                groups["router" if name in conditioning else "model"].append(parameter)
+        return groups
+
+    def squeeze(self, task: str) -> PreTrainedModel:
+        raise UserError(
+            "a conditional encoder has no plain Hugging Face model per task; save it whole"
+        )
+
+    def _meta(self) -> dict[str, Any]:
+        heads = {name: dataclasses.asdict(head) for name, head in self.head_configs().items()}
+        own = {"kind": "camtl", "config": dataclasses.asdict(self.config), "heads": heads}
+        return {**super()._meta(), **own, "pooling": self.pooling}
+
+    @classmethod
+    def from_meta(cls, backbone: PreTrainedModel, meta: Mapping[str, Any]) -> CAMTL:
+        """The model that a saved folder's meta data describes, its weights still to be loaded."""
+        saved = configuration.from_mapping(_Saved, {k: meta[k] for k in ("heads", "pooling")})
+        config = configuration.from_mapping(ConditionalConfig, meta["config"])
+        return cls(backbone, meta["tasks"], saved.heads, config, pooling=saved.pooling)
+
+
+@dataclass
+class _Saved:
+    heads: dict[str, HeadConfig]
+    pooling: Pooling = "pooler"
+
+
+# Modules that only a conditional encoder has; ``task_embedding`` is one of their inputs.
+_CONDITIONAL_MODULES = (
+    "task_embedding", "task_projection", "alignment", "film", "task_bias", "adapter",
+    "bottleneck", "bottlenecks",
+)  # fmt: skip
+
+
+def conditioning_parameters(model: nn.Module) -> list[str]:
+    """Names of the parameters that a plain encoder with heads has not."""
+    own = set(_CONDITIONAL_MODULES)
+    return [name for name, _ in model.named_parameters() if own & set(name.split("."))]

@@ -1,0 +1,150 @@
+"""AdamW of single parameters while ZeRO holds them flat and divided.
+
+ZeRO 1 and 2 lay a group's parameters end to end and give each process one stretch of them. To
+AdamW such a stretch is one parameter; here it is one *piece* per model parameter, so that an
+expert without rows is skipped, with its own count of steps, as in one process, and so that states
+are known by name.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+STATES = ("exp_avg", "exp_avg_sq")
+_SETTINGS = ("lr", "betas", "eps", "weight_decay", "fused")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a parameter lies in its group's flat memory, padding not counted."""
+
+    group: int
+    name: str
+    start: int
+    shape: torch.Size
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.shape.numel()
+
+
+class FlatAdamW(torch.optim.Optimizer):
+    """What DeepSpeed takes for the optimizer of a model; updates pieces of its flat memory.
+
+    Args:
+        like: AdamW over the model's parameters, whose groups and settings are taken over.
+    """
+
+    def __init__(self, like: torch.optim.AdamW) -> None:
+        groups = [
+            {**group, "params": list(group["params"]), "number": number}
+            for number, group in enumerate(like.param_groups)
+        ]
+        self._settings = {key: like.defaults[key] for key in _SETTINGS}
+        super().__init__(groups, dict(like.defaults))
+        self.spans: dict[str, Span] = {}
+        self.steps: dict[str, int] = {}
+        self._pieces: dict[str, nn.Parameter] = {}
+        self._starts: list[int] = []
+        self._flats: list[Tensor] = []
+        self._updated: frozenset[str] = frozenset()
+        self._inner = torch.optim.AdamW([torch.zeros(0)])
+
+    def cut(self, spans: Mapping[str, Span], starts: Sequence[int]) -> None:
+        """Begin: the groups' parameters are now flat.
+
+        Args:
+            spans: of all the model's parameters, by name.
+            starts: per group, where this process's stretch begins.
+        """
+        self.spans, self._starts = dict(spans), list(starts)
+        self._flats = [group["params"][0].detach() for group in self.param_groups]
+        self._pieces = {
+            name: nn.Parameter(self._flats[span.group][local])
+            for name, span in spans.items()
+            if (local := self._local(span)).start < local.stop
+        }
+        groups = [
+            {
+                **{key: value for key, value in group.items() if key != "params"},
+                "params": [p for n, p in self._pieces.items() if spans[n].group == number],
+            }
+            for number, group in enumerate(self.param_groups)
+        ]
+        self._inner = torch.optim.AdamW(groups, **self._settings)
+
+    def prepare(self, used: Collection[str], rates: Mapping[str, float]) -> None:
+        """What the next update changes: parameters ``used``, of groups that have a rate."""
+        for group in self._inner.param_groups:
+            group["lr"] = rates.get(group["name"], 0.0)
+        updated = [n for n in used if self.param_groups[self.spans[n].group]["name"] in rates]
+        self._updated = frozenset(updated)
+        for name in updated:
+            self.steps[name] = self.steps.get(name, 0) + 1
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update the groups that ``param_groups`` holds now; DeepSpeed shows one at a time."""
+        for group in self.param_groups:
+            grad = group["params"][0].grad
+            for name, piece in self._pieces.items():
+                span = self.spans[name]
+                if span.group == group["number"] and name in self._updated:
+                    piece.grad = grad[self._local(span)]
+        self._inner.step()
+        self._inner.zero_grad(set_to_none=True)
+
+    def states(self) -> dict[str, Tensor]:
+        """States of all parameters that were ever updated, whole, in process 0; a collective."""
+        found: dict[str, Tensor] = {}
+        for number, key in itertools.product(range(len(self._flats)), STATES):
+            whole = self._gathered(number, key)
+            for name, span in self.spans.items():
+                if whole is not None and span.group == number and name in self.steps:
+                    own = whole[span.start : span.stop]
+                    found[f"optimizer/{name}/{key}"] = own.view(span.shape).clone()
+        steps = {f"optimizer/{n}/step": torch.tensor(float(s)) for n, s in self.steps.items()}
+        return {**steps, **found}
+
+    def load(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Take over whole states (``step``, ``exp_avg``, ``exp_avg_sq``) by name."""
+        self._inner.state.clear()
+        self.steps = {name: int(state["step"]) for name, state in states.items()}
+        for name, state in states.items():
+            if name in self._pieces:
+                piece, within = self._pieces[name], self._within(self.spans[name])
+                self._inner.state[piece] = {
+                    "step": state["step"].clone(),
+                    **{key: state[key].flatten()[within].to(piece.device) for key in STATES},
+                }
+
+    def _gathered(self, number: int, key: str) -> Tensor | None:
+        own = torch.zeros_like(self._flats[number])
+        for name, piece in self._pieces.items():
+            span = self.spans[name]
+            if span.group == number and piece in self._inner.state:
+                own[self._local(span)] = self._inner.state[piece][key]
+        parts = None
+        if dist.get_rank() == 0:
+            parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+        dist.gather(own, parts)
+        return None if parts is None else torch.cat([part.cpu() for part in parts])
+
+    def _local(self, span: Span) -> slice:
+        """The part of this process's stretch that is the parameter's; empty if none is."""
+        first, size = self._starts[span.group], len(self._flats[span.group])
+        start, stop = (min(max(place - first, 0), size) for place in (span.start, span.stop))
+        return slice(start, stop)
+
+    def _within(self, span: Span) -> slice:
+        """The part of the parameter's own numbers that this process holds."""
+        local = self._local(span)
+        start = self._starts[span.group] + local.start - span.start
+        return slice(start, start + local.stop - local.start)

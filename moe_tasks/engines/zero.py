@@ -1,0 +1,221 @@
+"""Data-parallel training on DeepSpeed: every process has the whole model and a part of the rows.
+
+Gradients stay where they arise until a step's last row is done; then parameters that no process
+used are left out everywhere, those that only some used are filled with zeros, and DeepSpeed adds
+up (and with ZeRO divides) the rest. So no process ever waits for a gradient that another does not
+have, and running out of memory is no deadlock.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+from torch import nn
+
+from moe_tasks.config import override
+from moe_tasks.engines.base import (
+    OutOfMemory,
+    advice,
+    check_state,
+    checkpoint_gradients,
+    is_out_of_memory,
+)
+from moe_tasks.engines.pieces import FlatAdamW
+from moe_tasks.engines.processes import Processes
+from moe_tasks.engines.reduction import Divided, Replicated
+from moe_tasks.engines.sharing import share
+from moe_tasks.engines.streams import Streams
+from moe_tasks.training.config import TrainingConfig
+from moe_tasks.training.data import Batch
+from moe_tasks.training.loss import token_loss
+from moe_tasks.training.model import Trainable
+from moe_tasks.training.optimizer import build_optimizer, freeze, parameter_names
+
+logger = logging.getLogger(__name__)
+
+
+class DeepSpeedEngine:
+    """See :class:`~moe_tasks.engines.base.Engine`.
+
+    Args:
+        stage: what is divided over the processes (ZeRO): 0, 1 or 2.
+        extra: keys of DeepSpeed's configuration beside ours.
+    """
+
+    def __init__(
+        self,
+        model: Trainable,
+        config: TrainingConfig,
+        processes: Processes,
+        stage: int,
+        extra: Mapping[str, Any],
+    ) -> None:
+        self.model, self.config, self.processes, self.splits = model, config, processes, 1
+        freeze(model, config.freeze)
+        self._parameters = {name: p for p, name in parameter_names(model).items()}
+        self._shapes = {name: p.shape for name, p in self._parameters.items()}
+        self.device = next(iter(self._parameters.values())).device
+        self._streams = Streams(model, self.device, processes.rank, processes.world)
+        if config.gradient_checkpointing:
+            checkpoint_gradients(model)
+        plain = build_optimizer(model, config)
+        optimizer = FlatAdamW(plain) if stage else plain
+        with processes.calling("set-up"):
+            self._engine, *_ = deepspeed.initialize(
+                model=_Losses(model, config, self.device.type),
+                optimizer=optimizer,
+                config=override(_settings(stage), extra),
+                dist_init_required=False,
+            )
+        self._updates = (
+            Divided(self._engine, optimizer, self._parameters, processes)
+            if isinstance(optimizer, FlatAdamW)
+            else Replicated(self._engine, optimizer, self._parameters)
+        )
+        self._used: frozenset[str] = frozenset()
+        self._norm = torch.zeros((), device=self.device)
+
+    def backward(self, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+        with self.processes.calling("gradients"):
+            with self._unreduced():
+                loss = self._accumulate(batches)
+            self._updates.reduce(self._used)
+            self._norm = self._updates.norm()
+        return loss, self._norm
+
+    def update(self, rates: Mapping[str, float], norm: float | None = None) -> None:
+        with self.processes.calling("update"):
+            clip = self.config.clip
+            if clip is not None and (norm is None or norm + 1e-6 > clip):  # torch's own margin
+                divisor = ((self._norm + 1e-6) / clip).clamp(min=1.0)
+                torch._foreach_div_(self._updates.gradients(), divisor)  # type: ignore[attr-defined]
+            self._updates.update(self._used, rates)
+
+    def zero_gradients(self) -> None:
+        self._updates.zero_gradients()
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        with self.processes.calling("optimizer state"):
+            return {**self._updates.states(), **self._streams.tensors()}
+
+    def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        states: dict[str, dict[str, torch.Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer/"):
+                name, field = check_state(key, value, self._shapes)
+                states.setdefault(name, {})[field] = value
+        self._updates.load(states)
+        self._streams.load(tensors)
+
+    def load_model(self, path: Path) -> None:
+        self.model.load_weights(path)
+        self._updates.take_weights()
+
+    def save_model(self, path: Path) -> None:
+        self.model.save(path)
+
+    @contextmanager
+    def _unreduced(self) -> Iterator[None]:
+        """Gradients stay in this process; at the end, DeepSpeed reduces those that there are."""
+        with self._updates.unreduced():
+            try:
+                yield
+            except BaseException:
+                self.zero_gradients()  # the others would not take part
+                raise
+
+    def _accumulate(self, batches: Sequence[Batch]) -> torch.Tensor:
+        """This process's part of the gradients, zeros where only others have one; global loss."""
+        state = self._streams.tensors()
+        while True:
+            error: RuntimeError | None = None
+            loss = torch.zeros((), device=self.device)
+            try:
+                loss = self._gradients(batches)
+            except RuntimeError as raised:
+                if not is_out_of_memory(raised):
+                    raise
+                error = raised
+            failures, loss = self._exchange(error is not None, loss)
+            if not failures:
+                return loss
+            self._split_further(batches, error or RuntimeError("in another process"), state)
+
+    def _split_further(
+        self, batches: Sequence[Batch], error: RuntimeError, state: Mapping[str, torch.Tensor]
+    ) -> None:
+        if self.splits >= max(batch.rows for batch in batches):
+            raise OutOfMemory(advice(batches, error)) from error
+        self.zero_gradients()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._streams.load(state)
+        self.splits *= 2
+        logger.warning("out of memory: batches are now computed in %d parts", self.splits)
+
+    def _exchange(self, failed: bool, loss: torch.Tensor) -> tuple[int, torch.Tensor]:
+        """The step's one exchange of sizes: failures, the loss, and which parameters are used."""
+        used = [p.grad is not None for p in self._parameters.values()]
+        sums = torch.tensor([float(failed), 0.0, *used], dtype=torch.float64, device=self.device)
+        sums[1] = loss
+        failures, _, *users = self.processes.sum(sums).tolist()
+        if not failures:
+            self._used = frozenset(n for n, u in zip(self._parameters, users, strict=True) if u)
+            for name in self._used:
+                parameter = self._parameters[name]
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+        return int(failures), sums[1].float()
+
+    def _gradients(self, batches: Sequence[Batch]) -> torch.Tensor:
+        """Backward through this process's rows; returns their share of the loss per token."""
+        rank, world = self.processes.rank, self.processes.world
+        targets = max(1, sum(batch.targets for batch in batches))
+        # Gradients are averaged over the processes.
+        factor = world / targets if self.config.loss == "mean" else world
+        total = torch.zeros((), device=self.device)
+        for batch in batches:
+            for part in batch.parts(self.splits):
+                with self._streams.batch():
+                    rows = share(part, rank, world)
+                    loss = self._engine(**{key: v.to(self.device) for key, v in rows.items()})
+                    self._engine.backward(loss * factor)
+                total += loss.detach() / targets
+        if self.config.expert_regularization:
+            distance = self.model.expert_distance()
+            if distance.requires_grad:
+                self._engine.backward(self.config.expert_regularization * distance)
+        return total
+
+
+class _Losses(nn.Module):
+    """What DeepSpeed takes for the model; it would end an autocast region around it."""
+
+    def __init__(self, model: Any, config: TrainingConfig, device: str) -> None:
+        super().__init__()
+        self.model, self._config, self._device = model, config, device
+
+    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+        """Summed loss of rows, scalar."""
+        cast = self._config.precision == "bf16"
+        with torch.autocast(self._device, torch.bfloat16) if cast else nullcontext():
+            logits = self.model(**inputs).logits
+        return token_loss(logits, inputs["labels"], self._config.label_smoothing)
+
+
+def _settings(stage: int) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,  # rows are divided by us, not by DeepSpeed
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0,
+        "zero_optimization": {"stage": stage, "overlap_comm": False, "contiguous_gradients": True},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+    }
