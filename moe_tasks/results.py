@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from analysis import load_run
+from analysis import load_run, report
 from analysis.agreement import agreement
+from analysis.facts import TASKS_FILE, task_facts
 from analysis.figures import gain_bars, route_heatmap
 from analysis.routes import snapshot
 from moe_tasks.adaptation import PointResult
@@ -67,7 +68,8 @@ def write(workspace: Workspace, points: Sequence[PointResult]) -> None:
     }
     summary = summary_markdown(scores, gains, majority=majority, per_task=True)
     write_text(folder / "summary.md", summary)
-    _write_pictures(folder)
+    _write_facts(workspace)
+    _write_pictures(folder, with_report=workspace.config.logging.report)
     print_summary(scores, gains, majority=majority, per_task=len(majority) <= 40)
     print_files(folder)
 
@@ -108,7 +110,20 @@ def write_scores(path: Path, scores: Sequence[Score]) -> None:
     write_text(path, text.getvalue())
 
 
-def _write_pictures(folder: Path) -> None:
+def _write_facts(workspace: Workspace) -> None:
+    """``tasks.json``: what is known about every task, for the report."""
+    collection = workspace.collection
+    facts = {
+        name: task_facts(
+            collection.task(name), collection.examples(name, "test", collection.samples[0])
+        )
+        for name in sorted({*collection.roles["train"], *collection.roles["test"]})
+    }
+    text = json.dumps(facts, indent=1, ensure_ascii=False)
+    write_text(workspace.folder / TASKS_FILE, text + "\n")
+
+
+def _write_pictures(folder: Path, with_report: bool) -> None:
     run = load_run(folder)
     found = {}
     for system, table in run.routes.items():
@@ -119,12 +134,14 @@ def _write_pictures(folder: Path) -> None:
     gain = run.gains.get("moe_over_multitask")
     if gain is not None:
         gain_bars(gain, folder / "gain.png")
+    if run.routes and with_report:
+        report.write(folder)
 
 
 def print_files(folder: Path) -> None:
     """Where to look, and what to try next."""
     print(
-        f"\nResults in {folder}: summary.md, routes.png (who uses which expert), gain.png,\n"
-        "scores.csv, gain.json, agreement.json (routes against human categories).\n"
+        f"\nResults in {folder}: report/report.html (what the experts learned), summary.md,\n"
+        "routes.png (who uses which expert), gain.png, scores.csv, gain.json, agreement.json.\n"
         "Next, for example: python -m moe_tasks.train +experiment=fewshot router.num_experts=5"
     )

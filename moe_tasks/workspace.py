@@ -43,11 +43,13 @@ class LoggingConfig:
     progress: whether to show progress on the screen.
     wandb: ``offline`` writes into the run folder, ``online`` uploads, ``disabled`` does nothing.
     project: name of the wandb project.
+    report: whether a run ends with a page about its routes (``report/report.html``).
     """
 
     progress: bool = True
     wandb: Literal["offline", "online", "disabled"] = "offline"
     project: str = "moe_tasks"
+    report: bool = True
 
 
 @dataclass(frozen=True)

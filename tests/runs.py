@@ -63,6 +63,6 @@ def values(tasks: Path, **changes: Any) -> dict[str, Any]:
             "samples": 2, "learning_rates": [1e-2, 3e-2], "batch_sizes": [8], "steps": 24,
             "eval_every": 12, "workers": 1, "clip": 1.0, "warmup": 0.0,
         },
-        "logging": {"progress": False, "wandb": "disabled"},
+        "logging": {"progress": False, "wandb": "disabled", "report": False},
     }  # fmt: skip
     return {**base, **changes}

@@ -30,7 +30,9 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(tasks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    run(folder, values(tasks), resume=False)
+    chosen = values(tasks)
+    chosen["logging"]["report"] = True
+    run(folder, chosen, resume=False)
     return folder
 
 
@@ -45,7 +47,8 @@ def losses(folder: Path) -> list[tuple[str, int, float]]:
 
 def test_a_run_leaves_every_file(finished: Path) -> None:
     names = ["config.yaml", "train.jsonl", "routes.png", "scores.csv", "gain.json", "summary.md"]
-    assert all((finished / name).stat().st_size > 0 for name in [*names, "routes.parquet"])
+    names += ["routes.parquet", "tasks.json", "report/report.html", "report/statistics.json"]
+    assert all((finished / name).stat().st_size > 0 for name in names)
     scores = read_scores(finished)
     assert list(scores[0]) == ["system", "task", "category", "sample", "split", "metric", "score"]
     cells = {(s["system"], s["task"], s["sample"], s["split"]) for s in scores}
