@@ -16,10 +16,10 @@ from torch import Tensor
 from analysis.bench.models import batch, limit_threads, routed
 from analysis.bench.race import Measures, Repeat
 from analysis.bench.setting import Setting
+from moe_tasks.engines.local import LocalEngine
 from moe_tasks.model import TaskMoE
 from moe_tasks.training.config import TrainingConfig
 from moe_tasks.training.data import Batch
-from moe_tasks.training.engine import LocalEngine
 from moe_tasks.training.optimizer import rates
 
 UNIT = "% of planted routes found"

@@ -11,8 +11,8 @@ import torch
 from analysis.bench.models import batch, limit_threads, model_of, synchronise
 from analysis.bench.race import Measures, Repeat
 from analysis.bench.setting import Setting
+from moe_tasks.engines.local import LocalEngine
 from moe_tasks.training.config import TrainingConfig
-from moe_tasks.training.engine import LocalEngine
 
 FORWARD_BACKWARD = "fwd_bwd"
 _WARM_UP = 2

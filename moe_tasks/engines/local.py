@@ -131,7 +131,8 @@ class LocalEngine:
         return total
 
     def _loss(self, part: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        inputs: dict[str, Any] = {k: v.to(self.device) for k, v in part.items()}
+        inputs: dict[str, Any] = {k: v.to(self.device) for k, v in part.items() if k != "task_ids"}
+        inputs["task_ids"] = part["task_ids"]  # read by the host: a device would make it wait
         cast = self.config.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16) if cast else nullcontext():
             logits = self.model(**inputs).logits

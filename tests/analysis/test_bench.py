@@ -19,8 +19,8 @@ from analysis.bench.race import Contender, Measures, Repeat, race
 from analysis.bench.setting import ALL_EXPERTS, QUICK, Setting
 from analysis.bench.suite import Options, run_generation
 from analysis.bench.table import rows_of
+from moe_tasks.engines.local import LocalEngine
 from moe_tasks.training.config import TrainingConfig
-from moe_tasks.training.engine import LocalEngine
 
 TINY = Setting(**QUICK, threads=1, num_experts=3)
 COLUMNS = [

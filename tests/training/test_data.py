@@ -6,10 +6,10 @@ import numpy
 import pytest
 import torch
 
+from moe_tasks.engines.local import LocalEngine
 from moe_tasks.tasks.sampling import UniformSampling
 from moe_tasks.tasks.tokens import collate
 from moe_tasks.training.data import Batch, TrainBatches
-from moe_tasks.training.engine import LocalEngine
 from tests.training import tiny
 
 

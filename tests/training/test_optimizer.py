@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moe_tasks.engines.local import LocalEngine
 from moe_tasks.errors import UserError
-from moe_tasks.training.engine import LocalEngine
 from moe_tasks.training.optimizer import build_optimizer, rate_factor, rates
 from tests.training import tiny
 
