@@ -10,9 +10,11 @@ import numpy
 import torch
 from torch import Tensor
 
+from moe_tasks.conditional.labels import LabelRows
 from moe_tasks.errors import UserError
 from moe_tasks.tasks.base import Prompt, Split, TaskCollection
 from moe_tasks.tasks.tokens import TokenTable, collate, format_source, tokenize
+from moe_tasks.training.data import Tokens
 
 POOL = "pool"  # a sample with more rows than the few shots, which some collections offer
 
@@ -74,9 +76,20 @@ def training_texts(collection: TaskCollection) -> list[str]:
 
 
 class RunData:
-    """Everything about the tasks that training, adaptation and evaluation ask for."""
+    """Everything about the tasks that training, adaptation and evaluation ask for.
 
-    def __init__(self, collection: TaskCollection, tokenizer: Any, config: DataConfig) -> None:
+    Args:
+        heads: whether the model is an encoder with heads, which learns the numbers of labels
+            instead of texts.
+
+    Attributes:
+        rows: what training reads of each row.
+        sep_token_id: of encoders, between the two texts of an input.
+    """
+
+    def __init__(
+        self, collection: TaskCollection, tokenizer: Any, config: DataConfig, heads: bool = False
+    ) -> None:
         self.collection = collection
         self.tokenizer = tokenizer
         self.config = config
@@ -89,6 +102,8 @@ class RunData:
             prompt=config.prompt,
             cache_dir=config.cache_dir,
         )
+        self.rows: Tokens = LabelRows(collection, self.tokens) if heads else self.tokens
+        self.sep_token_id: int | None = tokenizer.sep_token_id if heads else None
 
     @property
     def train_tasks(self) -> tuple[str, ...]:
@@ -119,7 +134,8 @@ class RunData:
 
     def collate(self, rows: Sequence[int], device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """``input_ids``, ``attention_mask`` and ``labels`` of the given rows."""
-        batch = collate(self.tokens.sources(rows), self.tokens.targets(rows), self.pad_token_id)
+        special = (self.pad_token_id, self.sep_token_id)
+        batch = collate(self.rows.sources(rows), self.rows.targets(rows), *special)
         return {key: value.to(device) for key, value in batch.items()}
 
     def references(self, rows: range) -> list[list[str]]:

@@ -11,19 +11,26 @@ from typing import Any
 import torch
 
 from moe_tasks import config as configuration
-from moe_tasks import results
+from moe_tasks import encoder_results, results
 from moe_tasks.adaptation import Cell, PointResult
 from moe_tasks.backbones import BackboneContext, load_dense
+from moe_tasks.conditional.batches import UncertainBatches
+from moe_tasks.conditional.build import build_encoder
+from moe_tasks.conditional.labels import head_configs
+from moe_tasks.conditional.model import CAMTL
 from moe_tasks.data import training_rows, training_texts
 from moe_tasks.engines.processes import Processes
+from moe_tasks.errors import UserError
 from moe_tasks.evaluation.cells import evaluate_unseen
 from moe_tasks.grid import run_grid
+from moe_tasks.multitask import MultiTaskModel
 from moe_tasks.systems import SystemConfig, build_system
+from moe_tasks.tasks.uncertainty_sampling import UncertaintySampling
 from moe_tasks.training.callbacks import Callback, CollapseWarning, JsonLines
-from moe_tasks.training.data import TrainBatches
+from moe_tasks.training.data import Batches, TrainBatches
 from moe_tasks.training.files import write_text
 from moe_tasks.training.lock import RunLock
-from moe_tasks.training.loss import token_loss
+from moe_tasks.training.loss import target_tokens
 from moe_tasks.training.progress import GridProgress, ProgressDisplay
 from moe_tasks.training.snapshots import RouteSnapshots
 from moe_tasks.training.trainer import Trainer
@@ -51,7 +58,7 @@ def run(folder: Path, values: Mapping[str, Any], *, resume: bool) -> None:
             for name, system in workspace.config.systems.items():
                 if system.train:
                     _train(workspace, name, system, resume, processes)
-            processes.on_main(lambda: _conclude(workspace))
+            _conclude(workspace, processes)
 
 
 def _prepare(workspace: Workspace, values: Mapping[str, Any], resume: bool) -> None:
@@ -60,19 +67,26 @@ def _prepare(workspace: Workspace, values: Mapping[str, Any], resume: bool) -> N
     if workspace.config.num_threads is not None:
         torch.set_num_threads(workspace.config.num_threads)
     prepare_backbones(workspace, resume)
+    if workspace.is_encoder and workspace.config.adapts:
+        raise UserError(
+            "encoders with heads know no unseen tasks: set adaptation.samples=0 and zeroshot=null"
+        )
     _report_truncated(workspace)
     for name, system in workspace.config.systems.items():
         if system.model == "moe":
             workspace.vectors(name)  # what is wrong with any shows before the first training
 
 
-def _conclude(workspace: Workspace) -> None:
-    results.write_training(workspace)
+def _conclude(workspace: Workspace, processes: Processes) -> None:
+    if workspace.is_encoder:
+        processes.on_main(lambda: encoder_results.write(workspace))
+        return
+    results.write_training(workspace, processes)
     if workspace.config.zeroshot is not None:
-        evaluate_unseen(workspace, workspace.config.zeroshot)
+        evaluate_unseen(workspace, workspace.config.zeroshot, processes)
     if workspace.config.adaptation.samples != 0:
-        points = _adapt(workspace)
-        results.write(workspace, points)
+        points = _adapt(workspace, processes)
+        processes.on_main(lambda: results.write(workspace, points))
 
 
 def _report_skipped(workspace: Workspace) -> None:
@@ -124,22 +138,12 @@ def prepare_backbones(workspace: Workspace, resume: bool) -> None:
 def _train(
     workspace: Workspace, name: str, system: SystemConfig, resume: bool, processes: Processes
 ) -> None:
-    config, data = workspace.config, workspace.data
-    tasks = data.train_tasks
-    model = build_system(
-        system,
-        load_dense(workspace.initial_folder(system.width)),
-        tasks,
-        data.categories(tasks),
-        workspace.routing_parts(name) if system.model == "moe" else None,
-        config.seed,
-    )
-    pools = {task: training_rows(data.collection, task) for task in tasks}
-    sampler = configuration.part("sampling", config.sampling).build(pools, config.seed)
+    config = workspace.config
+    model = _build(workspace, name, system).to(workspace.device)
     Trainer(
-        model.to(workspace.device),
-        system.training(config.training),
-        TrainBatches(sampler, data.tokens, tasks, data.pad_token_id),
+        model,
+        workspace.training(name),
+        _batches(workspace, name, model),
         workspace.folder,
         system=name,
         evaluate=HeldOutLoss(workspace, name),
@@ -147,6 +151,29 @@ def _train(
         seed=config.seed,
         engine=config.engine.maker(processes),
     ).fit(resume=resume)
+
+
+def _build(workspace: Workspace, name: str, system: SystemConfig) -> MultiTaskModel:
+    dense = load_dense(workspace.initial_folder(system.width))
+    tasks, seed = workspace.tasks_of(name), workspace.config.seed
+    categories = workspace.data.categories(tasks)
+    parts = workspace.routing_parts(name) if system.model == "moe" else None
+    if not workspace.is_encoder:
+        return build_system(system, dense, tasks, categories, parts, seed)
+    heads = head_configs(workspace.collection, tasks)
+    return build_encoder(system, dense, heads, categories, parts, workspace.config.heads, seed)
+
+
+def _batches(workspace: Workspace, name: str, model: MultiTaskModel) -> Batches:
+    data, seed = workspace.data, workspace.config.seed
+    pools = workspace.training_pools(name)
+    sampling = configuration.part("sampling", workspace.config.sampling_of(name))
+    special = (data.pad_token_id, data.sep_token_id)
+    if not (isinstance(sampling, UncertaintySampling) and isinstance(model, CAMTL)):
+        return TrainBatches(sampling.build(pools, seed), data.rows, model.task_names, *special)
+    candidates = sampling.candidates(pools, seed)
+    batches = TrainBatches(candidates, data.rows, model.task_names, *special)
+    return UncertainBatches(batches, model, sampling)
 
 
 class HeldOutLoss:
@@ -160,7 +187,8 @@ class HeldOutLoss:
         self.workspace, self.system, self.data = workspace, system, workspace.data
         collection, count = self.data.collection, workspace.config.dev_rows
         self.rows = {
-            task: training_rows(collection, task, "dev")[:count] for task in self.data.train_tasks
+            task: training_rows(collection, task, "dev")[:count]
+            for task in workspace.tasks_of(system)
         }
         cells = [Cell("", *pair) for pair in self.data.unseen_cells("dev", 1)]
         self.unseen = {
@@ -179,8 +207,8 @@ class HeldOutLoss:
     def _loss(self, model: Any, rows: list[int], task_id: int) -> float:
         batch = self.data.collate(rows, self.workspace.device)
         ids = torch.full((len(rows),), task_id)
-        total = token_loss(model.eval()(**batch, task_ids=ids).logits, batch["labels"])
-        return float(total) / int((batch["labels"] != -100).sum())
+        total = model.eval().loss({**batch, "task_ids": ids})
+        return float(total) / target_tokens(batch["labels"])
 
 
 def _callbacks(workspace: Workspace, system: str | None) -> list[Callback]:
@@ -197,6 +225,7 @@ def _callbacks(workspace: Workspace, system: str | None) -> list[Callback]:
     return callbacks
 
 
-def _adapt(workspace: Workspace) -> Sequence[PointResult]:
-    with GridProgress(workspace.config.logging.progress) as progress:
-        return run_grid(workspace, progress.update)
+def _adapt(workspace: Workspace, processes: Processes) -> Sequence[PointResult]:
+    shown = workspace.config.logging.progress and processes.is_main
+    with GridProgress(shown) as progress:
+        return run_grid(workspace, progress.update, processes)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig, PreTrainedModel
 
 from moe_tasks.errors import UserError, nearest
+from moe_tasks.training.loss import token_loss
 
 _MODEL_FILE, _META_FILE = "model.safetensors", "task_moe.json"
 
@@ -51,6 +52,12 @@ class MultiTaskModel(nn.Module):
         if task not in self.task_names:
             raise UserError(f"unknown task {task!r}; {nearest(task, self.task_names)}")
         return self.task_names.index(task)
+
+    def loss(self, inputs: Mapping[str, Tensor], label_smoothing: float = 0.0) -> Tensor:
+        """Summed loss of a batch's targets (see ``training.model.Trainable``)."""
+        given = dict(inputs)
+        weights = given.pop("weights", None)
+        return token_loss(self(**given).logits, given["labels"], label_smoothing, weights)
 
     def squeeze(self, task: str) -> PreTrainedModel:
         """The plain Hugging Face model of one task."""
@@ -129,6 +136,10 @@ class MultiTaskModel(nn.Module):
             from moe_tasks.conditional.model import CAMTL
 
             model = CAMTL.from_meta(backbone, meta)
+        elif meta.get("kind") == "camtl_moe":
+            from moe_tasks.conditional.routed import RoutedCAMTL
+
+            model = RoutedCAMTL.from_meta(backbone, meta)
         else:
             model = DenseModel(backbone, meta["tasks"])
         model.load_weights(path)

@@ -12,10 +12,12 @@ from transformers import PreTrainedModel
 
 from moe_tasks import config as configuration
 from moe_tasks.adaptation import AdaptationConfig
-from moe_tasks.model import TaskMoE
+from moe_tasks.errors import UserError, nearest
+from moe_tasks.model import TaskMoE, TaskMoEConfig
 from moe_tasks.multitask import DenseModel, MultiTaskModel
 from moe_tasks.training.config import TrainingConfig
 
+_GROUPS = ("model", "router", "task_vectors")
 Routes = Literal["learned", "random", "untrained", "category", "average"]
 
 
@@ -28,11 +30,19 @@ class SystemConfig:
         ``untrained`` router, one route per human ``category``; or ``average`` of all experts.
     routes_from: an earlier system whose trained router and task vectors this one takes over,
         frozen, with fresh experts: the second stage of two (2205.12701, section 5.3).
-    router, selection, task_vectors: keys in which the system differs from the run's.
+    router, selection, task_vectors, sampling: keys in which the system differs from the run's.
+    conditional: of an encoder with heads: ``name`` of an arrangement (``base``, ``large``,
+        ``none``) and keys of ``ConditionalConfig`` in which it differs.
+    freeze_layers: pretrained layers that stay as they are: ``lower_half``, or ``0-4``.
+    tasks: the training tasks that this system learns; all if ``None``.
+    part_of: name under which its scores are listed, for several that are one together, such as
+        a model per task.
     length: training steps as a multiple of ``training.steps``.
     width: layer parameters as a multiple of the backbone's (dense, backbone from scratch).
     rate: learning rates, in training and in the adaptation grid, as a multiple of the run's: a
         wider model wants lower ones.
+    rates: training rates of single parameter groups (``model``, ``router``, ``task_vectors``) in
+        which it differs.
     """
 
     model: Literal["dense", "moe"] = "moe"
@@ -42,15 +52,24 @@ class SystemConfig:
     router: dict[str, Any] = field(default_factory=dict)
     selection: dict[str, Any] = field(default_factory=dict)
     task_vectors: dict[str, Any] = field(default_factory=dict)
+    sampling: dict[str, Any] = field(default_factory=dict)
+    conditional: dict[str, Any] = field(default_factory=dict)
+    freeze_layers: str | None = None
+    tasks: tuple[str, ...] | None = None
+    part_of: str | None = None
     length: float = 1.0
     width: int = 1
     rate: float = 1.0
+    rates: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.length <= 0 or self.rate <= 0 or self.width < 1:
             raise ValueError("'length' and 'rate' must be above 0 and 'width' at least 1")
         if self.model == "moe" and self.width != 1:
             raise ValueError("'width' is for dense systems; experts set the size of the others")
+        for group in self.rates:
+            if group not in _GROUPS:
+                raise ValueError(f"'rates' has {group!r}; {nearest(group, _GROUPS)}")
         own = [key for key in ("router", "selection", "task_vectors") if getattr(self, key)]
         if self.model == "dense" and (own or self.routes_from is not None):
             raise ValueError(f"'{(own or ['routes_from'])[0]}' is for systems with model=moe")
@@ -68,10 +87,14 @@ class SystemConfig:
 
     def training(self, base: TrainingConfig) -> TrainingConfig:
         """How this system trains in a run whose training is ``base``."""
+        rates = {**base.rates, **self.rates}
         return replace(
             base,
             steps=max(1, round(base.steps * self.length)),
-            learning_rate=base.learning_rate * self.rate,
+            epochs=base.epochs and base.epochs * self.length,
+            learning_rate=rates["model"] * self.rate,
+            router_learning_rate=rates["router"],
+            task_vectors_learning_rate=rates["task_vectors"],
         )
 
     def adaptation(self, base: AdaptationConfig) -> AdaptationConfig:
@@ -127,6 +150,21 @@ class RoutingParts:
     source: TaskMoE | None = None  # whose routes to take over
     choices: Tensor | None = None  # [tasks, K, dim] vectors that training draws from
 
+    @property
+    def spec(self) -> TaskMoEConfig:
+        """How the model is built around its backbone."""
+        return TaskMoEConfig(
+            num_experts=self.router.num_experts,
+            experts=self.experts.name,
+            router=self.router.name,
+            hidden_dim=self.router.hidden_dim,
+            router_init_std=self.router.init_std,
+            selection=dict(self.selection),
+            task_dim=self.vectors.shape[-1],
+            learn_task_vectors=self.learn_vectors,
+            layers_without_experts=tuple(self.experts.layers_without_experts),
+        )
+
 
 def build_system(
     system: SystemConfig,
@@ -142,49 +180,45 @@ def build_system(
         tasks, categories: training tasks and the human category of each.
         parts: of a routed system; ``None`` makes a dense one.
     """
+    if system.conditional or system.freeze_layers is not None:
+        raise UserError("'conditional' and 'freeze_layers' are for encoders with heads")
     torch.manual_seed(seed)
     if parts is None:
         return DenseModel(dense, tasks)
-    model = _routed(dense, tasks, parts)
+    noise, vectors = parts.experts.noise, parts.vectors
+    model = TaskMoE(dense, tasks, parts.spec, noise=noise, task_vectors=vectors)
+    settle_routes(model, system, categories, parts, seed)
+    return model
+
+
+def settle_routes(
+    model: TaskMoE,
+    system: SystemConfig,
+    categories: Sequence[str],
+    parts: RoutingParts,
+    seed: int,
+) -> None:
+    """Fix the routes of a new model whose system does not learn its own."""
+    model.offer_vectors(parts.choices)
     if parts.source is not None:
         model.take_routes(parts.source)
-        return model
+        return
     num_layers, m = len(model.layer_names), parts.router.num_experts
-    fixed = model.selection.fixed_routes(num_layers, len(tasks), m, seed)
+    fixed = model.selection.fixed_routes(num_layers, len(model.task_names), m, seed)
     if fixed is not None:
         model.fix_routes(fixed.transpose(0, 1))
-        return model
+        return
     if not model.selection.differentiable:
         model.router.requires_grad_(False)
         model.task_vectors.requires_grad_(False)
-        return model
+        return
     if system.routes == "learned":
-        return model
+        return
     if system.routes == "untrained":
         experts = model.routes().argmax(-1)
     else:
         experts = _by_category(categories, num_layers, m, seed)
     model.fix_routes(torch.nn.functional.one_hot(experts, m).float())
-    return model
-
-
-def _routed(dense: PreTrainedModel, tasks: Sequence[str], parts: RoutingParts) -> TaskMoE:
-    model = TaskMoE.from_backbone(
-        dense,
-        tasks,
-        parts.router.num_experts,
-        parts.experts.name,
-        parts.router.name,
-        parts.selection,
-        parts.vectors,
-        learn_task_vectors=parts.learn_vectors,
-        hidden_dim=parts.router.hidden_dim,
-        router_init_std=parts.router.init_std,
-        layers_without_experts=parts.experts.layers_without_experts,
-        noise=parts.experts.noise,
-    )
-    model.offer_vectors(parts.choices)
-    return model
 
 
 def _by_category(categories: Sequence[str], num_layers: int, m: int, seed: int) -> Tensor:

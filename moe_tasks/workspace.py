@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +12,16 @@ from typing import Any, Literal
 import torch
 import yaml
 from torch import Tensor
+from transformers import AutoConfig
 
 from moe_tasks import config as configuration
 from moe_tasks import registry
 from moe_tasks.adaptation import AdaptationConfig, Adapter
-from moe_tasks.backbones import Backbone, load_dense, load_tokenizer
-from moe_tasks.data import DataConfig, RunData
+from moe_tasks.backbones import Backbone, is_encoder, load_dense, load_tokenizer
+from moe_tasks.conditional.build import HeadsConfig, arrangement
+from moe_tasks.data import DataConfig, RunData, training_rows
 from moe_tasks.engines.config import EngineConfig
+from moe_tasks.engines.layouts import check_experts, check_regularization
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.evaluation.generation import GenerationConfig
 from moe_tasks.evaluation.zeroshot_config import ZeroshotConfig
@@ -76,6 +79,7 @@ class RunConfig:
     sampling: dict[str, Any]
     systems: dict[str, SystemConfig]
     data: DataConfig = field(default_factory=DataConfig)
+    heads: HeadsConfig = field(default_factory=HeadsConfig)
     router: RouterConfig = field(default_factory=RouterConfig)
     experts: ExpertsConfig = field(default_factory=ExpertsConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -96,14 +100,21 @@ class RunConfig:
     @staticmethod
     def parse(values: Mapping[str, Any]) -> RunConfig:
         """Checked configuration; every part of every group is built once to check its keys."""
+        systems = values.get("systems")
+        if isinstance(systems, Mapping):  # null takes one out that another file has put in
+            systems = {name: keys for name, keys in systems.items() if keys is not None}
+            values = {**values, "systems": systems}
         config = configuration.from_mapping(RunConfig, values)
         for group in ("tasks", "backbone", "selection", "task_vectors", "sampling"):
             configuration.part(group, getattr(config, group))
         for name, system in config.systems.items():
             try:
+                arrangement(system.conditional)
+                configuration.part("sampling", config.sampling_of(name))
                 config.check_routing(name, system)
             except UserError as error:
                 own = system.router or system.selection or system.task_vectors
+                own = own or system.conditional or system.sampling
                 raise UserError(f"systems.{name}: {error}" if own else str(error)) from error
         return config
 
@@ -115,6 +126,8 @@ class RunConfig:
         registry.lookup("router", router.name)
         selection = configuration.part("selection", system.selection_over(self.selection))
         selection.fixed_routes(1, 1, router.num_experts, 0)
+        check_experts(self.engine.expert_parallel, router.num_experts, selection)
+        check_regularization(self.engine.expert_parallel, self.training.expert_regularization)
         configuration.part("task_vectors", self.task_vectors_of(name))
         if system.routes_from is not None:
             earlier = list(self.systems)[: list(self.systems).index(name)]
@@ -124,6 +137,15 @@ class RunConfig:
                     f"'systems.{name}.routes_from' is {system.routes_from!r}, which is no routed "
                     f"system named before it; {nearest(system.routes_from, trained)}"
                 )
+
+    def sampling_of(self, name: str) -> dict[str, Any]:
+        """Keys of what draws a system's batches."""
+        return configuration.override(self.sampling, self.systems[name].sampling)
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the run asks unseen tasks, with or without examples."""
+        return self.adaptation.samples != 0 or self.zeroshot is not None
 
     def task_vectors_of(self, name: str) -> dict[str, Any]:
         """Keys of the task vectors that a system's router reads."""
@@ -197,8 +219,9 @@ class Workspace:
     def collection(self) -> TaskCollection:
         collection: TaskCollection = configuration.part("tasks", self.config.tasks).build()
         for role in ("train", "test"):
-            if not collection.roles[role]:
-                raise UserError(f"the collection has no tasks in role '{role}'")
+            if not collection.roles[role] and (role == "train" or self.config.adapts):
+                hint = "; adaptation.samples=0 does without" if role == "test" else ""
+                raise UserError(f"the collection has no tasks in role '{role}'{hint}")
         return collection
 
     @cached_property
@@ -212,18 +235,51 @@ class Workspace:
     @cached_property
     def data(self) -> RunData:
         """Needs the tokenizer in the initial folder."""
-        return RunData(self.collection, load_tokenizer(self.initial_folder(1)), self.config.data)
+        tokenizer = load_tokenizer(self.initial_folder(1))
+        return RunData(self.collection, tokenizer, self.config.data, self.is_encoder)
+
+    @cached_property
+    def is_encoder(self) -> bool:
+        """Whether the backbone is an encoder, which gets a head for every task."""
+        return is_encoder(AutoConfig.from_pretrained(self.initial_folder(1)))
+
+    def tasks_of(self, system: str) -> tuple[str, ...]:
+        """The training tasks that a system learns.
+
+        Raises:
+            UserError: it names one that is no training task.
+        """
+        own, known = self.config.systems[system].tasks, self.data.train_tasks
+        for task in own or ():
+            if task not in known:
+                raise UserError(f"'systems.{system}.tasks': no {task!r}; {nearest(task, known)}")
+        return own or known
+
+    def training_pools(self, system: str) -> dict[str, list[int]]:
+        """Training task -> its row numbers, of the tasks that a system learns."""
+        return {task: training_rows(self.collection, task) for task in self.tasks_of(system)}
+
+    def training(self, system: str) -> TrainingConfig:
+        """How a system trains, with the steps that ``training.epochs`` asks for."""
+        training = self.config.systems[system].training(self.config.training)
+        if training.epochs is None:
+            return training
+        pools = self.training_pools(system)
+        sampling = configuration.part("sampling", self.config.sampling_of(system))
+        per_step = sampling.batch_size(len(pools)) * training.accumulation
+        steps = round(training.epochs * sum(map(len, pools.values())) / per_step)
+        return replace(training, epochs=None, steps=max(1, steps))
 
     def vectors(self, system: str) -> TaskVectors:
         """Source of a system's task vectors, made from the initial weights."""
         return self._fitted_vectors(system)[0]
 
     def _fitted_vectors(self, system: str) -> tuple[TaskVectors, Tensor]:
-        values = self.config.task_vectors_of(system)
-        key = json.dumps(values, sort_keys=True)
+        values, tasks = self.config.task_vectors_of(system), self.tasks_of(system)
+        key = json.dumps([values, tasks], sort_keys=True)
         if key not in self._sources:
             self._sources[key] = fitted_source(
-                values, self.vector_context, self.data.train_tasks, self._cells_to_place()
+                values, self.vector_context, tasks, self._cells_to_place()
             )
         return self._sources[key]
 
@@ -261,12 +317,12 @@ class Workspace:
             vectors=vectors,
             learn_vectors=source.learn,
             source=stage if isinstance(stage, TaskMoE) else None,
-            choices=offered(source, self.data.train_tasks),
+            choices=offered(source, self.tasks_of(name)),
         )
 
     def annealed(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """Selection keys with the annealing rate that fits the length of a system's training."""
-        steps = self.config.systems[name].training(self.config.training).steps
+        steps = self.training(name).steps
         over = configuration.part("selection", values).over(steps)
         schedule = getattr(over, "temperature_schedule", None)
         if schedule is None:
@@ -285,16 +341,17 @@ class Workspace:
         if not systems[name].train:
             dense = load_dense(self.initial_folder(systems[name].width))
             return DenseModel(dense, self.data.train_tasks).eval().to(self.device)
-        return MultiTaskModel.load(self._checkpoint(name).path).to(self.device)
+        return MultiTaskModel.load(self.checkpoint(name).path).to(self.device)
 
     def checkpoint_step(self, name: str) -> int:
         """Optimizer step of the weights that :meth:`model` loads; ``UserError`` as there."""
         systems = self.config.systems
         if name not in systems:
             raise UserError(f"unknown system {name!r}; {nearest(name, systems)}")
-        return self._checkpoint(name).step if systems[name].train else 0
+        return self.checkpoint(name).step if systems[name].train else 0
 
-    def _checkpoint(self, name: str) -> Checkpoint:
+    def checkpoint(self, name: str) -> Checkpoint:
+        """Where the weights that :meth:`model` loads lie; ``UserError`` as there."""
         store = CheckpointStore(self.folder / "checkpoints" / name, self.config.training.keep)
         try:
             steps = store.steps()

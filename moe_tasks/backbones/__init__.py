@@ -9,7 +9,15 @@ from typing import Any, Protocol
 
 import torch
 import transformers
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    MODEL_FOR_MASKED_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from moe_tasks.errors import UserError
 
@@ -50,15 +58,25 @@ class Backbone(Protocol):
 
 
 def load_dense(folder: str | Path) -> PreTrainedModel:
-    """The dense model in ``folder`` (or of a hub name), for sequence-to-sequence tasks.
+    """The dense model in ``folder`` (or of a hub name): sequence-to-sequence, or an encoder.
 
     Raises:
         UserError: nothing there that transformers can load.
     """
     try:
+        if is_encoder(AutoConfig.from_pretrained(folder)):
+            return AutoModel.from_pretrained(folder)
         return AutoModelForSeq2SeqLM.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise UserError(f"no sequence-to-sequence model in {folder!s}: {error}") from error
+        raise UserError(
+            f"no sequence-to-sequence model or encoder in {folder!s}: {error}"
+        ) from error
+
+
+def is_encoder(config: PreTrainedConfig) -> bool:
+    """Whether a model of this kind reads only (BERT and alike), and is given heads for tasks."""
+    reads = type(config) in MODEL_FOR_MASKED_LM_MAPPING
+    return reads and not (config.is_encoder_decoder or getattr(config, "is_decoder", False))
 
 
 def load_tokenizer(folder: str | Path) -> Any:

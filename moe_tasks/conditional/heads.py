@@ -57,35 +57,54 @@ class Head(nn.Module):
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean cross entropy or squared error over what has a label, float32, scalar.
 
+        Raises:
+            UserError: nothing has a label, or as :meth:`losses`.
+        """
+        losses, counts = self.losses(logits, labels)
+        if counts.device.type == "cpu" and not bool(counts.any()):
+            raise UserError(f"task {self.name!r}: none of its rows in the batch has a label")
+        return losses.sum() / counts.sum()
+
+    def losses(
+        self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """Each row's summed loss, float32 ``[B]``, and how many labels it has ``[B]``.
+
         Args:
             labels: ``[B, T]``; of tokens ``T = S``, else the first column counts. -100 is no label
-                of a class, NaN none of a number.
+                of a class, -100 or NaN none of a number.
 
         Raises:
-            UserError: nothing has a label, or (seen on the CPU only, where looking costs nothing)
-                a label outside the list.
+            UserError: a label outside the list (seen on the CPU only, where looking costs nothing).
         """
         logits = logits.float()
         if self.config.kind == "regression":
             targets = labels[:, 0].float()
-            known = ~targets.isnan()
+            known = ~targets.isnan() & (targets != IGNORED)
             self._check(known, targets, targets)
-            return functional.mse_loss(logits[known, 0], targets[known])
-        targets = (labels if self.config.kind == "tokens" else labels[:, 0]).long()
-        if logits.shape[:-1] != targets.shape:
+            errors = logits[:, 0] - targets.where(known, logits[:, 0].detach())
+            return errors.square(), known
+        targets = (labels if self.config.kind == "tokens" else labels[:, :1]).long()
+        rows = logits if self.config.kind == "tokens" else logits[:, None]  # [B, T, C]
+        if rows.shape[:-1] != targets.shape:
             raise UserError(
                 f"task {self.name!r}: labels of shape {list(targets.shape)} for logits of shape "
                 f"{list(logits.shape)}"
             )
         known = targets != IGNORED
         self._check(known, targets, targets.clamp(0, self.config.num_labels - 1))
-        return functional.cross_entropy(logits.flatten(0, -2), targets.flatten())
+        losses = functional.cross_entropy(
+            rows.flatten(0, 1),
+            targets.flatten(),
+            ignore_index=IGNORED,
+            reduction="none",
+            label_smoothing=label_smoothing,
+        )
+        return losses.view_as(targets).sum(1), known.sum(1)
 
     def _check(self, known: Tensor, targets: Tensor, allowed: Tensor) -> None:
         if known.device.type != "cpu":
             return
-        if not bool(known.any()):
-            raise UserError(f"task {self.name!r}: none of its rows in the batch has a label")
         wrong = known & ((targets != allowed) | ~targets.float().isfinite())
         if bool(wrong.any()):
             raise UserError(

@@ -66,14 +66,21 @@ class CAMTL(MultiTaskModel):
         *,
         pooling: Pooling = "pooler",
     ) -> None:
+        config = ConditionalConfig() if config is None else config
+        convert(backbone, config)
         super().__init__(backbone, tasks)
-        self.config = ConditionalConfig() if config is None else config
+        self._add_parts(heads, config, pooling)
+
+    def _add_parts(
+        self, heads: Mapping[str, HeadConfig], config: ConditionalConfig, pooling: Pooling
+    ) -> None:
+        """What stands beside the converted encoder: heads and task embedding."""
+        backbone, self.config = self.backbone, config
         self.pooling: Pooling = pooling
         if pooling == "pooler" and getattr(backbone, "pooler", None) is None:
             raise UserError(
                 f"{type(backbone).__name__} has no pooler; choose pooling: mean or pooling: first"
             )
-        convert(backbone, self.config)
         width, std = backbone.config.hidden_size, backbone.config.initializer_range
         self.heads = build_heads(self.task_names, heads, width, std)
         self.task_embedding = self.task_projection = None
@@ -110,6 +117,11 @@ class CAMTL(MultiTaskModel):
         projected = table if self.task_projection is None else self.task_projection(table)
         return Condition(task_ids.to(table.device), table, projected)
 
+    def _task_arguments(self, task_ids: Tensor) -> dict[str, Any]:
+        """What the converted encoder is told about the rows' tasks."""
+        condition = self.condition(task_ids)
+        return {} if condition is None else {"condition": condition}
+
     def encode(
         self,
         input_ids: Tensor,
@@ -119,9 +131,7 @@ class CAMTL(MultiTaskModel):
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor]:
         """Rows ``[B, S]`` of tasks ``[B]`` to states ``[B, S, D]`` and pooled states ``[B, D]``."""
-        condition = self.condition(task_ids)
-        if condition is not None:
-            kwargs["condition"] = condition
+        kwargs.update(self._task_arguments(task_ids))
         output = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
         states = output.last_hidden_state
         if self.pooling == "pooler":
@@ -148,17 +158,30 @@ class CAMTL(MultiTaskModel):
         """
         present = self._present(task_ids)
         states, pooled = self.encode(input_ids, attention_mask, task_ids=task_ids, **kwargs)
-        if labels is not None and labels.dim() == 1:
-            labels = labels[:, None]
         logits, losses, rows = {}, {}, {}
         for task_id in present:
-            task, head = self.task_names[task_id], cast(Head, self.heads[task_id])
-            own = rows[task] = (task_ids == task_id).nonzero()[:, 0]
+            task, head = self.task_names[task_id], self.head(task_id)
+            own = rows[task] = (task_ids == task_id).nonzero()[:, 0].to(states.device)
             logits[task] = head(states[own], pooled[own])
             if labels is not None:
-                losses[task] = head.loss(logits[task], labels[own])
+                losses[task] = head.loss(logits[task], _column(labels)[own])
         loss = torch.stack(list(losses.values())).mean() if losses else None
         return EncoderOutput(loss, losses, logits, rows, states, pooled)
+
+    def loss(self, inputs: Mapping[str, Tensor], label_smoothing: float = 0.0) -> Tensor:
+        given = dict(inputs)
+        labels, weights = _column(given.pop("labels")), given.pop("weights", None)
+        output = self(**given)
+        total = torch.zeros((), device=labels.device)
+        for task, logits in output.logits.items():
+            own = output.rows[task]
+            losses, _ = self.head(task).losses(logits, labels[own], label_smoothing)
+            total = total + (losses.sum() if weights is None else losses @ weights[own])
+        return total
+
+    def head(self, task: str | int) -> Head:
+        """The head of a task, by its name or id."""
+        return cast(Head, self.heads[self.task_id(task) if isinstance(task, str) else task])
 
     def _present(self, task_ids: Tensor) -> list[int]:
         present: list[int] = task_ids.unique().tolist()
@@ -181,10 +204,11 @@ class CAMTL(MultiTaskModel):
         conditioning = set(conditioning_parameters(self))
         groups = {"model": [], "router": [], "task_vectors": []}
         for name, parameter in self.named_parameters():
-            if name == "task_embedding.weight":
+            if name in ("task_embedding.weight", "task_vectors"):
                 groups["task_vectors"].append(parameter)
             else:
-                groups["router" if name in conditioning else "model"].append(parameter)
+                routing = name in conditioning or name.startswith("router.")
+                groups["router" if routing else "model"].append(parameter)
         return groups
 
     def squeeze(self, task: str) -> PreTrainedModel:
@@ -200,15 +224,26 @@ class CAMTL(MultiTaskModel):
     @classmethod
     def from_meta(cls, backbone: PreTrainedModel, meta: Mapping[str, Any]) -> CAMTL:
         """The model that a saved folder's meta data describes, its weights still to be loaded."""
-        saved = configuration.from_mapping(_Saved, {k: meta[k] for k in ("heads", "pooling")})
-        config = configuration.from_mapping(ConditionalConfig, meta["config"])
-        return cls(backbone, meta["tasks"], saved.heads, config, pooling=saved.pooling)
+        saved = SavedParts.of(meta)
+        return cls(backbone, meta["tasks"], saved.heads, saved.config, pooling=saved.pooling)
+
+
+def _column(labels: Tensor) -> Tensor:
+    return labels[:, None] if labels.dim() == 1 else labels
 
 
 @dataclass
-class _Saved:
+class SavedParts:
+    """What a saved folder says about an encoder, beside its tasks."""
+
     heads: dict[str, HeadConfig]
+    config: ConditionalConfig
     pooling: Pooling = "pooler"
+
+    @classmethod
+    def of(cls, meta: Mapping[str, Any]) -> SavedParts:
+        keys = [field.name for field in dataclasses.fields(cls)]
+        return configuration.from_mapping(cls, {key: meta[key] for key in keys})
 
 
 # Modules that only a conditional encoder has; ``task_embedding`` is one of their inputs.

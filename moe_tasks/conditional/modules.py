@@ -6,9 +6,9 @@ module computes what a task embedding asks for once per task and then takes each
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,10 @@ class Condition:
     def rows(self, values: Tensor) -> Tensor:
         """``values`` [T, ...] of each row's task, [B, ...]."""
         return values[self.task_ids]
+
+    def of_rows(self, change: Callable[[Tensor], Tensor]) -> Condition:
+        """The condition of a batch whose rows ``change`` chooses or puts into another order."""
+        return replace(self, task_ids=change(self.task_ids))
 
 
 class ConditionSlot:
@@ -68,6 +72,8 @@ class FiLM(nn.Module):
         std: of the initial weights; 0 makes it the identity.
     """
 
+    without_experts = True
+
     def __init__(self, task_dim: int, width: int, std: float) -> None:
         super().__init__()
         self.linear = new_linear(task_dim, 2 * width, std)
@@ -97,6 +103,8 @@ class TaskAttentionBias(nn.Module):
     A learned matrix ``[L, w]`` (zero at first) is modulated by FiLM along its columns; its rows
     are cut into blocks of w, which become the diagonal. It is the same for all heads.
     """
+
+    without_experts = True
 
     def __init__(self, task_dim: int, length: int, block_width: int, std: float) -> None:
         super().__init__()
@@ -154,6 +162,8 @@ class ConditionalLayerNorm(nn.Module):
         slot: holds the condition of the call.
     """
 
+    without_experts = True
+
     def __init__(self, norm: nn.LayerNorm, task_dim: int, slot: ConditionSlot, std: float) -> None:
         super().__init__()
         self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
@@ -172,6 +182,8 @@ class ConditionalLayerNorm(nn.Module):
 class ConditionalBottleneck(nn.Module):
     """D -> D/3 -> D, linear, of FiLM-modulated states (sec. 2.1, "conditional adapter")."""
 
+    without_experts = True
+
     def __init__(
         self, hidden_size: int, film_std: float, std: float, *, zero: bool = False
     ) -> None:
@@ -189,6 +201,8 @@ class ConditionalBottleneck(nn.Module):
 
 class TopAdapter(nn.Module):
     """The base arrangement's end of the last layer: norm(bottleneck(output) + attention output)."""
+
+    without_experts = True
 
     def __init__(
         self, bottleneck: ConditionalBottleneck, norm: ConditionalLayerNorm, slot: ConditionSlot

@@ -20,7 +20,6 @@ from moe_tasks.engines.base import (
 from moe_tasks.engines.processes import Processes
 from moe_tasks.training.config import TrainingConfig
 from moe_tasks.training.data import Batch
-from moe_tasks.training.loss import token_loss
 from moe_tasks.training.model import Trainable
 from moe_tasks.training.optimizer import build_optimizer, freeze, parameter_names
 from moe_tasks.training.randomness import random_state, set_random_state
@@ -115,9 +114,12 @@ class LocalEngine:
     def save_model(self, path: Path) -> None:
         self.model.save(path)
 
+    def complete(self) -> None:
+        """It is."""
+
     def _accumulate(self, batches: Sequence[Batch]) -> torch.Tensor:
         targets = max(1, sum(batch.targets for batch in batches))
-        divisor = targets if self.config.loss == "mean" else 1
+        divisor = 1 if self.config.loss == "sum" else targets
         total = torch.zeros((), device=self.device)
         for batch in batches:
             for part in batch.parts(self.splits):
@@ -131,12 +133,11 @@ class LocalEngine:
         return total
 
     def _loss(self, part: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        inputs: dict[str, Any] = {k: v.to(self.device) for k, v in part.items() if k != "task_ids"}
+        inputs = {k: v.to(self.device) for k, v in part.items() if k != "task_ids"}
         inputs["task_ids"] = part["task_ids"]  # read by the host: a device would make it wait
         cast = self.config.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16) if cast else nullcontext():
-            logits = self.model(**inputs).logits
-        return token_loss(logits, inputs["labels"], self.config.label_smoothing)
+            return self.model.loss(inputs, self.config.label_smoothing)
 
     def _gradient_norm(self) -> torch.Tensor:
         grads = [p.grad for p in self._parameters if p.grad is not None]

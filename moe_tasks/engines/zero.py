@@ -1,4 +1,4 @@
-"""Data-parallel training on DeepSpeed: every process has the whole model and a part of the rows.
+"""Training on DeepSpeed: every process has a part of the rows, and all experts or a part of them.
 
 Gradients stay where they arise until a step's last row is done; then parameters that no process
 used are left out everywhere, those that only some used are filled with zeros, and DeepSpeed adds
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,16 @@ from moe_tasks.engines.base import (
     checkpoint_gradients,
     is_out_of_memory,
 )
+from moe_tasks.engines.ownership import Layout
 from moe_tasks.engines.pieces import FlatAdamW
 from moe_tasks.engines.processes import Processes
 from moe_tasks.engines.reduction import Divided, Replicated
-from moe_tasks.engines.sharing import share
+from moe_tasks.engines.sharing import share, share_together
+from moe_tasks.engines.spreading import Losses, spread_experts
 from moe_tasks.engines.streams import Streams
+from moe_tasks.model import TaskMoE
 from moe_tasks.training.config import TrainingConfig
 from moe_tasks.training.data import Batch
-from moe_tasks.training.loss import token_loss
 from moe_tasks.training.model import Trainable
 from moe_tasks.training.optimizer import build_optimizer, freeze, parameter_names
 
@@ -45,6 +47,8 @@ class DeepSpeedEngine:
 
     Args:
         stage: what is divided over the processes (ZeRO): 0, 1 or 2.
+        expert_parallel: so many neighbouring processes together have the experts of a routed
+            model; needs stage 1 or 2.
         extra: keys of DeepSpeed's configuration beside ours.
     """
 
@@ -55,20 +59,29 @@ class DeepSpeedEngine:
         processes: Processes,
         stage: int,
         extra: Mapping[str, Any],
+        expert_parallel: int = 1,
     ) -> None:
         self.model, self.config, self.processes, self.splits = model, config, processes, 1
         freeze(model, config.freeze)
+        names = parameter_names(model)
+        self._shapes = {name: p.shape for p, name in names.items()}
+        self.device = next(iter(names)).device
+        spread = expert_parallel > 1 and isinstance(model, TaskMoE)
+        self._together = expert_parallel if spread else 1
+        self._experts, self.peers = (
+            spread_experts(model, config, processes, self._together) if spread else (None, None)
+        )
         self._parameters = {name: p for p, name in parameter_names(model).items()}
-        self._shapes = {name: p.shape for name, p in self._parameters.items()}
-        self.device = next(iter(self._parameters.values())).device
-        self._streams = Streams(model, self.device, processes.rank, processes.world)
+        self._streams = Streams(model, self.device, processes.rank, processes.world, self._together)
         if config.gradient_checkpointing:
             checkpoint_gradients(model)
         plain = build_optimizer(model, config)
-        optimizer = FlatAdamW(plain) if stage else plain
+        layout = Layout(1, processes.rank, processes.world)
+        layout = self._experts.layout if self._experts else layout
+        optimizer = FlatAdamW(plain, layout, _rate_names(model, names)) if stage else plain
         with processes.calling("set-up"):
             self._engine, *_ = deepspeed.initialize(
-                model=_Losses(model, config, self.device.type),
+                model=Losses(model, config, self.device.type, self.peers),
                 optimizer=optimizer,
                 config=override(_settings(stage), extra),
                 dist_init_required=False,
@@ -78,10 +91,14 @@ class DeepSpeedEngine:
             if isinstance(optimizer, FlatAdamW)
             else Replicated(self._engine, optimizer, self._parameters)
         )
+        if self._experts is not None:
+            self._experts.release()
         self._used: frozenset[str] = frozenset()
         self._norm = torch.zeros((), device=self.device)
 
     def backward(self, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._experts is not None:
+            self._experts.release()
         with self.processes.calling("gradients"):
             with self._unreduced():
                 loss = self._accumulate(batches)
@@ -100,7 +117,13 @@ class DeepSpeedEngine:
     def zero_gradients(self) -> None:
         self._updates.zero_gradients()
 
+    def complete(self) -> None:
+        if self._experts is not None:
+            with self.processes.calling("experts' weights"):
+                self._experts.collect()
+
     def tensors(self) -> dict[str, torch.Tensor]:
+        self.complete()
         with self.processes.calling("optimizer state"):
             return {**self._updates.states(), **self._streams.tensors()}
 
@@ -114,8 +137,12 @@ class DeepSpeedEngine:
         self._streams.load(tensors)
 
     def load_model(self, path: Path) -> None:
+        if self._experts is not None:
+            self._experts.make_room()
         self.model.load_weights(path)
         self._updates.take_weights()
+        if self._experts is not None:
+            self._experts.release()
 
     def save_model(self, path: Path) -> None:
         self.model.save(path)
@@ -141,6 +168,8 @@ class DeepSpeedEngine:
             except RuntimeError as raised:
                 if not is_out_of_memory(raised):
                     raise
+                if self._experts is not None:  # the others are in the middle of sending rows
+                    raise OutOfMemory(advice(batches, raised)) from raised
                 error = raised
             failures, loss = self._exchange(error is not None, loss)
             if not failures:
@@ -161,13 +190,13 @@ class DeepSpeedEngine:
 
     def _exchange(self, failed: bool, loss: torch.Tensor) -> tuple[int, torch.Tensor]:
         """The step's one exchange of sizes: failures, the loss, and which parameters are used."""
-        used = [p.grad is not None for p in self._parameters.values()]
+        used = [_has_gradient(self._parameters.get(name)) for name in self._shapes]
         sums = torch.tensor([float(failed), 0.0, *used], dtype=torch.float64, device=self.device)
         sums[1] = loss
         failures, _, *users = self.processes.sum(sums).tolist()
         if not failures:
-            self._used = frozenset(n for n, u in zip(self._parameters, users, strict=True) if u)
-            for name in self._used:
+            self._used = frozenset(n for n, u in zip(self._shapes, users, strict=True) if u)
+            for name in self._used & self._parameters.keys():
                 parameter = self._parameters[name]
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
@@ -175,16 +204,15 @@ class DeepSpeedEngine:
 
     def _gradients(self, batches: Sequence[Batch]) -> torch.Tensor:
         """Backward through this process's rows; returns their share of the loss per token."""
-        rank, world = self.processes.rank, self.processes.world
+        world = self.processes.world
         targets = max(1, sum(batch.targets for batch in batches))
         # Gradients are averaged over the processes.
-        factor = world / targets if self.config.loss == "mean" else world
+        factor = world if self.config.loss == "sum" else world / targets
         total = torch.zeros((), device=self.device)
         for batch in batches:
             for part in batch.parts(self.splits):
                 with self._streams.batch():
-                    rows = share(part, rank, world)
-                    loss = self._engine(**{key: v.to(self.device) for key, v in rows.items()})
+                    loss = self._engine(**self._rows(part))
                     self._engine.backward(loss * factor)
                 total += loss.detach() / targets
         if self.config.expert_regularization:
@@ -193,20 +221,24 @@ class DeepSpeedEngine:
                 self._engine.backward(self.config.expert_regularization * distance)
         return total
 
+    def _rows(self, part: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+        """This process's rows, and whose it computes them with."""
+        rank, world = self.processes.rank, self.processes.world
+        if self._experts is None:
+            rows = share(part, rank, world)
+            return {key: value.to(self.device) for key, value in rows.items()}
+        rows, group = share_together(part, rank, world, self._together)
+        return {"group": group, **{key: value.to(self.device) for key, value in rows.items()}}
 
-class _Losses(nn.Module):
-    """What DeepSpeed takes for the model; it would end an autocast region around it."""
 
-    def __init__(self, model: Any, config: TrainingConfig, device: str) -> None:
-        super().__init__()
-        self.model, self._config, self._device = model, config, device
+def _has_gradient(parameter: nn.Parameter | None) -> bool:
+    return parameter is not None and parameter.grad is not None
 
-    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
-        """Summed loss of rows, scalar."""
-        cast = self._config.precision == "bf16"
-        with torch.autocast(self._device, torch.bfloat16) if cast else nullcontext():
-            logits = self.model(**inputs).logits
-        return token_loss(logits, inputs["labels"], self._config.label_smoothing)
+
+def _rate_names(model: Trainable, names: Mapping[nn.Parameter, str]) -> dict[str, str]:
+    """By trainable parameter, the name of its learning rate."""
+    groups = model.parameter_groups().items()
+    return {names[p]: group for group, parameters in groups for p in parameters if p in names}
 
 
 def _settings(stage: int) -> dict[str, Any]:

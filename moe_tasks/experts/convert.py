@@ -103,8 +103,16 @@ def convert(
 
 
 def _leaves(layer: nn.Module) -> Iterator[str]:
-    """Modules with parameters of their own. Embeddings (T5's position bias) stay shared."""
+    """Modules with parameters of their own.
+
+    Embeddings (T5's position bias) stay shared, and modules that say so (``without_experts``).
+    """
+    shared: tuple[str, ...] = ()
     for name, module in layer.named_modules():
+        if getattr(module, "without_experts", False):
+            shared = (*shared, f"{name}.")
+        if f"{name}.".startswith(shared or "\0"):
+            continue
         own = next(module.parameters(recurse=False), None)
         if own is not None and not isinstance(module, nn.Embedding):
             if next(module.children(), None) is not None:

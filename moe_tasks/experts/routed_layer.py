@@ -38,6 +38,14 @@ class RouteSlot:
             self.route = None
 
 
+class RemoteRoute:
+    """A layer's share of a plan whose rows other processes compute as well."""
+
+    def call(self, layer: nn.Module, call: LayerCall, slot: RouteSlot) -> Any:
+        """The output of ``layer`` for this process's rows; all processes take part."""
+        raise NotImplementedError
+
+
 class LayerCall:
     """A layer's own forward with the arguments of one call.
 
@@ -51,37 +59,50 @@ class LayerCall:
         return self.forward(*self.args, **self.kwargs)
 
     @property
+    def hidden(self) -> Tensor:
+        """The hidden states that go in."""
+        return self.args[0] if self.args else self.kwargs["hidden_states"]
+
+    @property
     def cached(self) -> bool:
         """Whether a key-value cache takes part, whose rows lie as the batch's do."""
         return any(isinstance(value, Cache) for value in (*self.args, *self.kwargs.values()))
 
     def of_rows(self, change: Callable[[Tensor], Tensor], num_rows: int) -> LayerCall:
         """The call with ``change`` made to everything that has the batch's ``num_rows`` rows."""
-        kwargs = {name: _of_rows(value, change, num_rows) for name, value in self.kwargs.items()}
-        return LayerCall(self.forward, _of_rows(self.args, change, num_rows), kwargs)
+        kwargs = {
+            name: rows_changed(value, change, num_rows) for name, value in self.kwargs.items()
+        }
+        return LayerCall(self.forward, rows_changed(self.args, change, num_rows), kwargs)
 
 
-def _of_rows(value: Any, change: Callable[[Tensor], Tensor], num_rows: int) -> Any:
+def rows_changed(value: Any, change: Callable[[Tensor], Tensor], num_rows: int) -> Any:
     if isinstance(value, tuple):  # rotary position embeddings, or the outputs of a layer
-        return tuple(_of_rows(part, change, num_rows) for part in value)
+        return tuple(rows_changed(part, change, num_rows) for part in value)
+    if hasattr(value, "of_rows"):  # what else a layer is told about each row, by its own class
+        return value.of_rows(change)
     # Of one dimension are positions in the sequence, which can be as many as rows.
     batched = isinstance(value, Tensor) and value.dim() > 1 and len(value) == num_rows
     return change(value) if batched else value
 
 
-def call_routed(layer: nn.Module, call: LayerCall, route: LayerRoute, slot: RouteSlot) -> Any:
+def call_routed(
+    layer: nn.Module, call: LayerCall, route: LayerRoute | RemoteRoute, slot: RouteSlot
+) -> Any:
     """The output of ``layer`` under ``route``.
 
     Rows are grouped by expert once for the whole layer. Where a cache takes part, whose rows must
     stay, the banks inside do it.
     """
+    if isinstance(route, RemoteRoute):
+        return route.call(layer, call, slot)
     if route.mode == "mix":
         return _mixed(layer, call, route, slot)
     if route.order is None or call.cached:
         return _grouped(call, route, slot)
     num_rows = len(route.order)
     output = _grouped(call.of_rows(route.gather, num_rows), route.grouped(), slot)
-    return _of_rows(output, route.scatter, num_rows)
+    return rows_changed(output, route.scatter, num_rows)
 
 
 def _grouped(call: LayerCall, route: LayerRoute, slot: RouteSlot) -> Any:
@@ -91,8 +112,8 @@ def _grouped(call: LayerCall, route: LayerRoute, slot: RouteSlot) -> Any:
     fixed = route.fixed()
     with slot.holding(fixed):
         output = call()
-    hidden = _ProbedGradient.apply(_hidden(output), route.weights, _Probe(call, fixed, slot))
-    return _with_hidden(output, hidden)
+    hidden = ProbedGradient.apply(hidden_of(output), route.weights, _Probe(call, fixed, slot))
+    return with_hidden(output, hidden)
 
 
 def _mixed(layer: nn.Module, call: LayerCall, route: LayerRoute, slot: RouteSlot) -> Any:
@@ -103,11 +124,11 @@ def _mixed(layer: nn.Module, call: LayerCall, route: LayerRoute, slot: RouteSlot
     for expert in _used_experts(route):
         with slot.holding(expert), cache_places(layer, num_experts, expert):
             output = call()
-        hidden = _hidden(output)
+        hidden = hidden_of(output)
         weight = row_weights[:, expert].view(-1, *(1,) * (hidden.dim() - 1)).to(hidden.dtype)
         total = weight * hidden if total is None else torch.addcmul(total, weight, hidden)
     assert total is not None
-    return _with_hidden(output, total)
+    return with_hidden(output, total)
 
 
 def _used_experts(route: LayerRoute) -> list[int]:
@@ -146,11 +167,11 @@ def cache_for_experts(config: PretrainedConfig, implementation: str | None) -> C
     return DynamicCache()
 
 
-def _hidden(output: Any) -> Tensor:
+def hidden_of(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _with_hidden(output: Any, hidden: Tensor) -> Any:
+def with_hidden(output: Any, hidden: Tensor) -> Any:
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
@@ -190,7 +211,7 @@ class _Probe:
         for shift in range(1, gains.shape[1]):
             shifted = route.shifted(shift)
             with self._casting(), self.slot.holding(shifted):
-                other = _hidden(call())
+                other = hidden_of(call())
             per_row = torch.bmm((other - hidden).reshape(rows, 1, size), grad).flatten()
             where = (route.row_task, shifted.row_key)
             gains.index_put_(where, per_row.to(gains.dtype), accumulate=True)
@@ -201,7 +222,7 @@ class _Probe:
         return torch.autocast(self._device, self._dtype) if self._autocast else nullcontext()
 
 
-class _ProbedGradient(torch.autograd.Function):
+class ProbedGradient(torch.autograd.Function):
     """Passes the layer's output on; its backward gives the route what mixing outputs would."""
 
     @staticmethod

@@ -65,7 +65,7 @@ def mean_encoder_states(
     for row, text in enumerate(texts):
         ids[row, : len(text)] = torch.from_numpy(numpy.asarray(text, numpy.int64))
         mask[row, : len(text)] = 1
-    encoder: Any = model.get_encoder()
+    encoder: Any = model.get_encoder() if model.config.is_encoder_decoder else model
     device = next(model.parameters()).device
     states = encoder(input_ids=ids.to(device), attention_mask=mask.to(device)).last_hidden_state
     return mean_over_texts(states, mask.to(device))

@@ -110,8 +110,8 @@ class BatchSampler:
     def _order(self, task: str, epoch: int) -> numpy.ndarray:
         known = self._orders.get(task)
         if known is None or known[0] != epoch:
-            draws = uniform(len(self._pools[task]), self.seed, "rows", task, epoch)
-            known = self._orders[task] = (epoch, numpy.argsort(draws, kind="stable"))
+            order = shuffled(len(self._pools[task]), self.seed, "rows", task, epoch)
+            known = self._orders[task] = (epoch, order)
         return known[1]
 
 
@@ -132,6 +132,10 @@ class UniformSampling:
         for name in ("tasks_per_batch", "rows_per_task"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be at least 1")
+
+    def batch_size(self, num_tasks: int) -> int:
+        """Rows of a batch that train, where there are ``num_tasks`` tasks."""
+        return min(self.tasks_per_batch, num_tasks) * self.rows_per_task
 
     def probabilities(self, sizes: Mapping[str, int]) -> dict[str, float]:
         """Weight of each task, adding up to 1, from its number of rows."""
@@ -195,6 +199,11 @@ def uniform(count: int, *key: object) -> numpy.ndarray:
     # Raw words, because numpy promises a stable stream for the bit generator only.
     raw = numpy.random.Philox(key=words).random_raw(count)
     return ((raw >> numpy.uint64(11)).astype(numpy.float64) + 0.5) / 2.0**53
+
+
+def shuffled(count: int, *key: object) -> numpy.ndarray:
+    """The numbers from 0 to ``count`` - 1 in an order that is a pure function of ``key``."""
+    return numpy.argsort(uniform(count, *key), kind="stable")
 
 
 def _check(

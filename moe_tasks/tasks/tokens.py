@@ -159,28 +159,37 @@ def format_source(task: Task, text: str, prompt: Prompt) -> str:
 
 
 def collate(
-    sources: Sequence[np.ndarray], targets: Sequence[np.ndarray], pad_token_id: int
+    sources: Sequence[np.ndarray],
+    targets: Sequence[np.ndarray],
+    pad_token_id: int,
+    sep_token_id: int | None = None,
 ) -> dict[str, torch.Tensor]:
     """One batch, padded on the right.
 
     Returns:
         ``input_ids`` and ``attention_mask`` [B, longest source], ``labels`` [B, longest target]
-        with -100 for padding; all int64.
+        with -100 for padding, float32 where targets are numbers; with ``sep_token_id`` also
+        ``token_type_ids`` [B, longest source], 1 after the first separator; else int64.
     """
     input_ids = _padded(sources, pad_token_id)
     lengths = np.array([len(source) for source in sources])
     mask = np.arange(input_ids.shape[1]) < lengths[:, None]
-    return {
-        "input_ids": torch.from_numpy(input_ids),
-        "attention_mask": torch.from_numpy(mask.astype(np.int64)),
-        "labels": torch.from_numpy(_padded(targets, IGNORED)),
+    arrays = {
+        "input_ids": input_ids,
+        "attention_mask": mask.astype(np.int64),
+        "labels": _padded(targets, IGNORED),
     }
+    if sep_token_id is not None:
+        ends = input_ids == sep_token_id
+        arrays["token_type_ids"] = ((ends.cumsum(1) - ends > 0) & mask).astype(np.int64)
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def _padded(rows: Sequence[np.ndarray], value: int) -> np.ndarray:
     if not rows:
         raise ValueError("a batch without rows")
-    filled = np.full((len(rows), max(map(len, rows))), value, np.int64)
+    kind = np.float32 if any(row.dtype.kind == "f" for row in rows) else np.int64
+    filled = np.full((len(rows), max(map(len, rows))), value, kind)
     for number, row in enumerate(rows):
         filled[number, : len(row)] = row
     return filled
@@ -196,12 +205,14 @@ class _Encoder:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if not isinstance(backend, tokenizers.Tokenizer):
             raise UserError(f"tokenizer {type(tokenizer).__name__} is not of the fast kind")
-        if tokenizer.eos_token_id is None:
+        end = tokenizer.eos_token_id
+        end = getattr(tokenizer, "sep_token_id", None) if end is None else end
+        if end is None:
             raise UserError("the tokenizer has no end-of-sequence token")
         self._backend = tokenizers.Tokenizer.from_str(backend.to_str())
         self._backend.no_truncation()
         self._backend.no_padding()
-        eos = int(tokenizer.eos_token_id)
+        eos = int(end)
         content = f"{eos} {self._backend.to_str()}"
         self.content_hash = hashlib.sha256(content.encode()).hexdigest()
         mask = self._backend.encode(" x").special_tokens_mask

@@ -49,6 +49,10 @@ class UncertaintySampling(UniformSampling):
                 f"regression_range is {self.regression_range}; expected two rising numbers"
             )
 
+    def batch_size(self, num_tasks: int) -> int:
+        """Rows of a batch that train."""
+        return self.rows_per_batch
+
     def candidates(self, pools: Mapping[str, Sequence[int]], seed: int) -> BatchSampler:
         """The sampler of candidates over ``pools`` (task -> row numbers)."""
         return super().build(pools, seed)

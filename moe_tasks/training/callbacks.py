@@ -56,7 +56,8 @@ class Callback:
         ``record`` has ``system``, ``step``, means since the last record (``loss``, ``grad_norm``,
         ``rows_per_s``, ``tokens_per_s``, ``padding`` as a share), rates (``lr``, ``lr_router``,
         ``lr_task_vectors``), ``skipped`` steps so far, the model's ``monitor`` figures, and
-        evaluation figures with ``eval_`` before their names.
+        evaluation figures with ``eval_`` before their names; where there are several processes,
+        ``ranks`` (see ``engines.figures``).
         """
 
     def on_checkpoint(self, step: int, path: Path) -> None:

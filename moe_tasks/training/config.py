@@ -15,6 +15,7 @@ class TrainingConfig:
 
     Attributes:
         steps: updates in all.
+        epochs: passes over the training rows, from which ``steps`` then follows.
         learning_rate: peak rate of the backbone and its experts (group ``model``).
         router_learning_rate: peak rate of the router (group ``router``).
         task_vectors_learning_rate: peak rate of the task vectors (group ``task_vectors``).
@@ -27,8 +28,9 @@ class TrainingConfig:
         length_groups: a batch is computed as up to so many groups of tasks of like length, each
             padded to its own longest row: less padding, the same gradients.
         label_smoothing: probability mass spread evenly over the vocabulary.
-        loss: ``mean`` over the target tokens of a step, or their ``sum`` (published), which
-            changes what ``clip`` and ``expert_regularization`` weigh.
+        loss: ``mean`` over the target tokens of a step; their ``sum`` (published for experts),
+            which changes what ``clip`` and ``expert_regularization`` weigh; or ``task_mean`` over
+            a batch's tasks of each task's mean (published for conditional encoders).
         expert_regularization: factor of the distance between experts that is added to the loss
             once per step (2205.12701's code; positive pulls experts together).
         alternate_every: so many steps for router and task vectors alone, then as many for the
@@ -46,6 +48,7 @@ class TrainingConfig:
     """
 
     steps: int = 600
+    epochs: float | None = None
     learning_rate: float = 1e-5
     router_learning_rate: float = 1e-3
     task_vectors_learning_rate: float = 1e-2
@@ -58,7 +61,7 @@ class TrainingConfig:
     accumulation: int = 1
     length_groups: int = 1
     label_smoothing: float = 0.0
-    loss: Literal["mean", "sum"] = "mean"
+    loss: Literal["mean", "sum", "task_mean"] = "mean"
     expert_regularization: float = 0.0
     alternate_every: int | None = None
     freeze: tuple[str, ...] = ()
@@ -86,12 +89,14 @@ class TrainingConfig:
         for name in ("eval_every", "save_every", "num_threads", "alternate_every"):
             value = getattr(self, name)
             _check(self, name, value is None or value >= 1, "at least 1, or null")
+        _check(self, "epochs", self.epochs is None or self.epochs > 0, "above 0, or null")
         for name in ("learning_rate", "router_learning_rate", "task_vectors_learning_rate"):
             _check(self, name, 0 <= getattr(self, name) < float("inf"), "at least 0")
         _check(self, "weight_decay", 0 <= self.weight_decay < float("inf"), "at least 0")
         strength = self.expert_regularization
         _check(self, "expert_regularization", abs(strength) < float("inf"), "a finite number")
-        _check(self, "loss", self.loss in ("mean", "sum"), "mean or sum")
+        losses = ("mean", "sum", "task_mean")
+        _check(self, "loss", self.loss in losses, "mean, sum or task_mean")
         _check(self, "eps", 0 < self.eps < 1, "above 0 and below 1")
         in_range = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         _check(self, "betas", in_range, "two numbers from 0 to below 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -20,8 +21,9 @@ class Batch:
     """Rows of several tasks, sorted by task.
 
     Attributes:
-        inputs: ``input_ids`` and ``attention_mask`` int64 [B, S], ``labels`` int64 [B, T] with
-            -100 for padding, ``task_ids`` int64 [B].
+        inputs: ``input_ids`` and ``attention_mask`` int64 [B, S], ``labels`` [B, T] with -100 for
+            padding, ``task_ids`` int64 [B]; perhaps ``token_type_ids`` int64 [B, S], ``weights``
+            [B].
         tasks: names of the tasks in the batch.
         targets: tokens that have a label.
         tokens: input and target tokens without padding.
@@ -46,6 +48,15 @@ class Batch:
     def rows(self) -> int:
         """B."""
         return len(self.inputs["task_ids"])
+
+    def weighted_by_task(self) -> Batch:
+        """The same rows, with ``weights`` that give every task the same share of the loss."""
+        ids = self.inputs["task_ids"]
+        own = (self.inputs["labels"] != IGNORED).sum(1)
+        of_task = torch.zeros(int(ids.max()) + 1, dtype=own.dtype).index_add_(0, ids, own)
+        share = self.targets / int((of_task > 0).sum().clamp(min=1))
+        weights = share / of_task.clamp(min=1)[ids]
+        return dataclasses.replace(self, inputs={**self.inputs, "weights": weights})
 
     def by_length(self, max_groups: int) -> list[Batch]:
         """The same rows as batches of tasks of like length, each padded to its own longest row.
@@ -76,7 +87,7 @@ class Batch:
             "labels": max(sizes[task].target for task in group),
             "input_ids": max(sizes[task].source for task in group),
         }
-        widths["attention_mask"] = widths["input_ids"]
+        widths["attention_mask"] = widths["token_type_ids"] = widths["input_ids"]
         inputs = {
             key: value[own, : widths[key]] if key in widths else value[own]
             for key, value in self.inputs.items()
@@ -156,6 +167,7 @@ class TrainBatches:
         tokens: ids of every row.
         task_names: in the order of the model's task ids.
         pad_token_id: fills short inputs.
+        sep_token_id: given for encoders that tell the two texts of an input apart.
 
     Raises:
         ValueError: the sampler draws a task that the model does not know.
@@ -167,11 +179,12 @@ class TrainBatches:
         tokens: Tokens,
         task_names: Sequence[str],
         pad_token_id: int,
+        sep_token_id: int | None = None,
     ) -> None:
         self.sampler = sampler
         self._tokens = tokens
         self._ids = {task: number for number, task in enumerate(task_names)}
-        self._pad_token_id = pad_token_id
+        self._special = (pad_token_id, sep_token_id)
         unknown = [task for task in sampler.tasks if task not in self._ids]
         if unknown:
             raise ValueError(f"the model does not know the tasks {', '.join(unknown[:5])}")
@@ -182,7 +195,7 @@ class TrainBatches:
         rows = [row for _, chosen in drawn for row in chosen]
         ids = [self._ids[task] for task, chosen in drawn for _ in chosen]
         sources, targets = self._tokens.sources(rows), self._tokens.targets(rows)
-        inputs = dict(collate(sources, targets, self._pad_token_id))
+        inputs = dict(collate(sources, targets, *self._special))
         inputs["task_ids"] = torch.tensor(ids, dtype=torch.int64)
         return Batch.of(inputs, [task for task, _ in drawn])
 

@@ -9,7 +9,10 @@ IGNORED = -100
 
 
 def token_loss(
-    logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float = 0.0
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    label_smoothing: float = 0.0,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Summed cross entropy in nats, float32, scalar.
 
@@ -17,14 +20,16 @@ def token_loss(
         logits: [B, T, V], any floating type.
         labels: int64 [B, T], -100 where there is no target.
         label_smoothing: mass spread evenly over the vocabulary (Szegedy et al. 2016, sec. 7).
+        weights: [B], of each row's targets; None is 1.
     """
-    return functional.cross_entropy(
+    losses = functional.cross_entropy(
         logits.float().flatten(0, 1),
         labels.flatten(),
         ignore_index=IGNORED,
-        reduction="sum",
+        reduction="sum" if weights is None else "none",
         label_smoothing=label_smoothing,
     )
+    return losses if weights is None else losses.view_as(labels).sum(1) @ weights
 
 
 def target_tokens(labels: torch.Tensor) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +36,16 @@ class Trainable(Protocol):
             input_ids, attention_mask: int64 [B, S].
             labels: int64 [B, T], -100 where there is no target.
             task_ids: int64 [B], positions in ``task_names``.
+        """
+        ...
+
+    def loss(
+        self, inputs: Mapping[str, torch.Tensor], label_smoothing: float = 0.0
+    ) -> torch.Tensor:
+        """Summed loss of a batch's targets in nats, float32, scalar.
+
+        Args:
+            inputs: what ``__call__`` takes, and perhaps ``weights`` [B] of the rows.
         """
         ...
 

@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import torch
 
 from moe_tasks.engines.base import Engine, OutOfMemory
+from moe_tasks.engines.figures import RankFigures
 from moe_tasks.engines.local import LocalEngine
 from moe_tasks.errors import UserError
 from moe_tasks.training import identity
@@ -81,6 +82,7 @@ class Trainer:
         self._facts = dict(facts or {})
         self._engine = engine(model, config)
         self._processes = self._engine.processes
+        self._ranks = RankFigures(self._engine)
         self._signals = StopSignals()
         self._saved: tuple[int, int] | None = None
         self._best_weights: dict[str, torch.Tensor] | None = None
@@ -110,6 +112,7 @@ class Trainer:
                 while self.state.step < self.config.steps:
                     self._train_step()
                     self._close_step()
+                self._engine.complete()
                 finished = True
         finally:
             self._call("on_end", finished)
@@ -183,7 +186,9 @@ class Trainer:
 
     def _train_step(self) -> None:
         started = time.perf_counter()
-        drawn = (self.batches.next() for _ in range(self.config.accumulation))
+        drawn = [self.batches.next() for _ in range(self.config.accumulation)]
+        if self.config.loss == "task_mean":
+            drawn = [batch.weighted_by_task() for batch in drawn]
         batches = [part for batch in drawn for part in batch.by_length(self.config.length_groups)]
         step = self.state.step
         try:
@@ -229,6 +234,7 @@ class Trainer:
             last = state.step == config.steps
             improved, metrics = False, None
             if self._evaluate_model is not None and (last or _due(state.step, config.eval_every)):
+                self._engine.complete()
                 metrics = self._processes.on_main(self._evaluate)
                 if metrics is None:
                     self._heed_signals()
@@ -283,6 +289,7 @@ class Trainer:
                 "skipped": state.skipped,
                 **self.model.monitor(),
                 **{f"eval_{key}": value for key, value in metrics.items()},
+                **self._ranks.record(),
             },
         )
         state.meter.reset()

@@ -187,7 +187,7 @@ def test_wandb_that_cannot_start(tmp_path: Path, monkeypatch) -> None:
         raise wandb.Error("no API key")
 
     monkeypatch.setattr(wandb, "init", fail)
-    with pytest.raises(UserError, match=r"no API key.*wandb\.mode=offline"):
+    with pytest.raises(UserError, match=r"no API key.*logging\.wandb=offline"):
         WandbLog(tmp_path, "online").on_start(_start())
 
 

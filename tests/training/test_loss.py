@@ -57,3 +57,20 @@ def test_no_targets_no_loss(example) -> None:
     assert loss == 0
     assert logits.grad is not None
     assert not logits.grad.any()
+
+
+def test_weights_count_rows_and_tasks_alike() -> None:
+    """``task_mean`` is the mean over a batch's tasks of each task's mean loss."""
+    batch = tiny.batches().next()
+    weighted = batch.weighted_by_task()
+    model = tiny.model(dropout=0.0)
+    logits = model(**batch.inputs).logits
+    ids, labels = batch.inputs["task_ids"], batch.inputs["labels"]
+    means = [
+        token_loss(logits[ids == task], labels[ids == task]) / target_tokens(labels[ids == task])
+        for task in ids.unique()
+    ]
+    total = model.loss(weighted.inputs) / weighted.targets
+    torch.testing.assert_close(total, torch.stack(means).mean())
+    parts = [model.loss(part) for part in weighted.parts(3)]
+    torch.testing.assert_close(torch.stack(parts).sum() / weighted.targets, total)

@@ -1,0 +1,87 @@
+"""Systems around an encoder: heads, with or without conditional parts and experts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from moe_tasks import config as configuration
+from moe_tasks.conditional.config import ConditionalConfig
+from moe_tasks.conditional.freezing import freeze_layers
+from moe_tasks.conditional.heads import HeadConfig
+from moe_tasks.conditional.model import CAMTL, Pooling
+from moe_tasks.conditional.routed import RoutedCAMTL
+from moe_tasks.errors import UserError, nearest
+from moe_tasks.systems import RoutingParts, SystemConfig, settle_routes
+
+_ARRANGEMENTS = {
+    "none": ConditionalConfig.none(),
+    "base": ConditionalConfig.base(),
+    "large": ConditionalConfig.large(),
+}
+
+
+@dataclass(frozen=True)
+class HeadsConfig:
+    """Attributes:
+    pooling: what a row's head reads: the encoder's own ``pooler``, the ``mean`` of its states or
+        the ``first``.
+    """
+
+    pooling: Pooling = "pooler"
+
+
+def arrangement(values: Mapping[str, Any]) -> ConditionalConfig:
+    """Conditional parts by the name of an arrangement and the keys that differ from it.
+
+    Raises:
+        UserError: an unknown name or key.
+    """
+    name = values.get("name", "none")
+    if name not in _ARRANGEMENTS:
+        raise UserError(f"'conditional.name' is {name!r}; {nearest(str(name), _ARRANGEMENTS)}")
+    changes = {key: value for key, value in values.items() if key != "name"}
+    known = {**dataclasses.asdict(_ARRANGEMENTS[name]), **changes}
+    return configuration.from_mapping(ConditionalConfig, known, "conditional")
+
+
+def build_encoder(
+    system: SystemConfig,
+    encoder: PreTrainedModel,
+    heads: Mapping[str, HeadConfig],
+    categories: Sequence[str],
+    parts: RoutingParts | None,
+    config: HeadsConfig,
+    seed: int,
+) -> CAMTL:
+    """The untrained model of a system around ``encoder``, which it takes over.
+
+    Args:
+        heads: training task -> its head.
+        categories: the human category of each of them.
+        parts: of a routed system; ``None`` makes one without experts.
+    """
+    torch.manual_seed(seed)
+    conditional, tasks = arrangement(system.conditional), list(heads)
+    if parts is None:
+        model = CAMTL(encoder, tasks, heads, conditional, pooling=config.pooling)
+    else:
+        model = RoutedCAMTL(
+            encoder,
+            tasks,
+            parts.spec,
+            heads,
+            conditional,
+            pooling=config.pooling,
+            noise=parts.experts.noise,
+            task_vectors=parts.vectors,
+        )
+        settle_routes(model, system, categories, parts, seed)
+    if system.freeze_layers is not None:
+        freeze_layers(model, system.freeze_layers)
+    return model

@@ -1,0 +1,76 @@
+"""What encoders with heads learn from: numbers of labels instead of the tokens of outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy
+
+from moe_tasks.conditional.heads import HeadConfig
+from moe_tasks.errors import UserError, nearest
+from moe_tasks.tasks.base import TaskCollection
+from moe_tasks.training.data import Tokens
+
+
+def label_names(collection: TaskCollection, task: str) -> tuple[str, ...]:
+    """A task's labels in the order of their numbers; none of a regression.
+
+    Raises:
+        UserError: the collection does not say what the task's labels are.
+    """
+    features = collection.task(task).features
+    if "labels" not in features:
+        raise UserError(
+            f"task {task!r} has no list of labels; encoders with heads learn tasks with labels or "
+            "numbers (tasks=glue): take a sequence-to-sequence backbone for texts"
+        )
+    return tuple(features["labels"])
+
+
+def head_of(collection: TaskCollection, task: str) -> str:
+    """The task whose head scores ``task``: itself, but for MNLI's second dev set."""
+    return collection.task(task).features.get("head", task)
+
+
+def head_configs(collection: TaskCollection, tasks: Sequence[str]) -> dict[str, HeadConfig]:
+    """The head of every task, by its labels; ``UserError`` for a task without labels."""
+    counts = {task: len(label_names(collection, task)) for task in tasks}
+    return {
+        task: HeadConfig("classification", count) if count else HeadConfig("regression", 1)
+        for task, count in counts.items()
+    }
+
+
+class LabelRows:
+    """A collection's rows as token ids and label numbers (see :class:`Tokens`)."""
+
+    def __init__(self, collection: TaskCollection, tokens: Tokens) -> None:
+        self._collection, self._tokens = collection, tokens
+        self._numbers: dict[str, dict[str, float]] = {}
+
+    def sources(self, rows: Sequence[int]) -> list[numpy.ndarray]:
+        """Ids of the inputs."""
+        return self._tokens.sources(rows)
+
+    def targets(self, rows: Sequence[int]) -> list[numpy.ndarray]:
+        """One float32 each: the number of a row's label, or a regression's value."""
+        table = self._collection.rows[list(rows)]
+        pairs = zip(table["task"], table["outputs"], strict=True)
+        return [numpy.array([self._number(t, outputs[0])], numpy.float32) for t, outputs in pairs]
+
+    def _number(self, task: str, label: str) -> float:
+        if task not in self._numbers:
+            names = label_names(self._collection, task)
+            self._numbers[task] = {name: float(number) for number, name in enumerate(names)}
+        known = self._numbers[task]
+        if label in known:
+            return known[label]
+        try:
+            value = math.nan if known else float(label)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            near = nearest(label, known) if known else "expected a number"
+            raise UserError(f"task {task!r}: label {label!r}; {near}")
+        return value
