@@ -10,6 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
+from analysis.heads import SYSTEMS_FILE
+from analysis.runs import TRAIN_SCORES
 from moe_tasks.backbones import load_dense
 from moe_tasks.conditional.batches import rows_table
 from moe_tasks.conditional.freezing import freeze_layers
@@ -25,8 +27,6 @@ from moe_tasks.tasks.base import Split
 from moe_tasks.training.files import write_text
 from moe_tasks.training.optimizer import freeze
 from moe_tasks.workspace import Workspace
-
-SYSTEMS_FILE = "systems.json"
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Cost:
 
 
 def write(workspace: Workspace) -> None:
-    """``scores.csv``, ``systems.json``, ``summary.md``, and the closing table on the screen."""
+    """``train_scores.csv``, ``systems.json``, ``summary.md``, and the tables on the screen."""
     scores: list[Score] = []
     costs: dict[str, Cost] = {}
     for name, system in workspace.config.systems.items():
@@ -65,7 +65,7 @@ def write(workspace: Workspace) -> None:
         scores += _scores(workspace, model, listed)
         costs.setdefault(listed, Cost()).add(_cost(workspace, name, model))
     folder, split = workspace.folder, _split(workspace)
-    write_scores(folder / "scores.csv", scores)
+    write_scores(folder / TRAIN_SCORES, scores)
     encoder = load_dense(workspace.initial_folder(1)).num_parameters()
     facts = {"encoder": encoder, "systems": {name: asdict(cost) for name, cost in costs.items()}}
     write_text(folder / SYSTEMS_FILE, json.dumps(facts, indent=1) + "\n")
@@ -77,7 +77,7 @@ def write(workspace: Workspace) -> None:
     rows = "\n\n".join(f"```\n{table}\n```" for table in tables)
     write_text(folder / "summary.md", "\n\n".join([*map(markdown, grids), rows]) + "\n")
     _print(grids, [t for t, c in zip(tables, costs.values(), strict=True) if c.drawn != c.used])
-    print(f"\nResults in {folder}: summary.md, scores.csv, {SYSTEMS_FILE}.")
+    print(f"\nResults in {folder}: summary.md, {TRAIN_SCORES}, {SYSTEMS_FILE}.")
 
 
 def _split(workspace: Workspace) -> Split:

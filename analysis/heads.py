@@ -1,0 +1,199 @@
+"""``python -m analysis.heads RUN ... [--base NAME] [--out DIR]``: encoders with heads over seeds.
+
+Runs of one seed are read as one, so that systems may come from several folders: dev scores per
+task, their average and spread, differences from ``--base`` seed by seed, and what systems took.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from analysis.runs import CONFIG, TRAIN_SCORES, find_runs, read_config
+from analysis.study_stats import spread
+from moe_tasks.errors import UserError, nearest
+from moe_tasks.evaluation.grid import Grid, markdown
+from moe_tasks.evaluation.scores import Score, as_scores
+
+SYSTEMS_FILE = "systems.json"
+LEFT_OUT = "wnli"  # whose few rows nobody learns; the published average is without it
+
+
+@dataclass(frozen=True)
+class SystemRun:
+    """What one system scored, and took, with one seed.
+
+    Attributes:
+        scores: task -> score on rows that nothing was trained on.
+        cost: ``parameters``, ``trained``, ``steps``, ``drawn`` and ``used`` (task -> rows).
+        encoder: parameters of the encoder alone.
+    """
+
+    seed: str
+    system: str
+    scores: dict[str, float]
+    cost: dict[str, Any]
+    encoder: int
+
+
+def gather(folders: Sequence[Path]) -> list[SystemRun]:
+    """Every system of every finished run at or below ``folders``.
+
+    Raises:
+        UserError: no such runs, or a system twice with the same seed.
+    """
+    found: dict[tuple[str, str], SystemRun] = {}
+    for path in (run for folder in folders for run in find_runs(folder)):
+        if not (path / SYSTEMS_FILE).is_file():
+            continue
+        seed, rows, facts = _read(path)
+        for system, cost in facts["systems"].items():
+            key = (seed, system)
+            if key in found:
+                raise UserError(f"{path}: system {system!r} is there twice with seed {key[0]}")
+            found[key] = SystemRun(*key, _scores(rows, system), cost, facts["encoder"])
+    if not found:
+        raise UserError(
+            f"no finished run of an encoder with heads in {', '.join(map(str, folders))} "
+            f"({SYSTEMS_FILE} is missing)"
+        )
+    return list(found.values())
+
+
+def _read(path: Path) -> tuple[str, list[Score], dict[str, Any]]:
+    """A run's seed, scores and sizes."""
+    try:
+        seed = str(read_config(path / CONFIG).get("seed"))
+        with (path / TRAIN_SCORES).open(encoding="utf-8", newline="") as file:
+            rows = as_scores(csv.DictReader(file))
+        return seed, rows, json.loads((path / SYSTEMS_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, UserError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def _scores(rows: Sequence[Score], system: str) -> dict[str, float]:
+    return {r.task: r.score for r in rows if r.system == system and r.score is not None}
+
+
+def average(scores: Mapping[str, float]) -> float:
+    """Mean over tasks without WNLI; MNLI's two dev sets are one."""
+    joined: dict[str, list[float]] = {}
+    for task, score in scores.items():
+        if task != LEFT_OUT:
+            joined.setdefault(task.removesuffix("-mm"), []).append(score)
+    return float(np.mean([np.mean(values) for values in joined.values()]))
+
+
+def table(runs: Sequence[SystemRun], base: str) -> Grid:
+    """A row per task and figure, a column per system; means over seeds.
+
+    Raises:
+        UserError: no system is called ``base``.
+    """
+    by_system: dict[str, list[SystemRun]] = {}
+    for run in runs:
+        by_system.setdefault(run.system, []).append(run)
+    if base not in by_system:
+        raise UserError(f"no system {base!r} to compare with; {nearest(base, by_system)}")
+    tasks = list(dict.fromkeys(task for run in runs for task in run.scores))
+    columns = {
+        system: [*_task_cells(own, tasks), *_figures(own, by_system[base])]
+        for system, own in by_system.items()
+    }
+    heads = [*tasks, *_FIGURES]
+    rows = [
+        ((head, ""), tuple(column[place] for column in columns.values()))
+        for place, head in enumerate(heads)
+    ]
+    title = f"means over seeds; differences from {base} with t-intervals of 95%"
+    return Grid(title, ("", ""), tuple(columns), rows, last_is_total=False)
+
+
+_FIGURES = (
+    "spread over tasks", f"average without {LEFT_OUT}", "over the base", "seeds",
+    "parameters / encoder", "trained / encoder", "updates", "rows trained on", "of rows drawn",
+)  # fmt: skip
+
+
+def _task_cells(runs: Sequence[SystemRun], tasks: Sequence[str]) -> list[str]:
+    cells = []
+    for task in tasks:
+        values = [run.scores[task] for run in runs if task in run.scores]
+        cells.append(f"{np.mean(values):.3f}" if values else "")
+    return cells
+
+
+def _figures(runs: Sequence[SystemRun], base: Sequence[SystemRun]) -> list[str]:
+    of_base = {run.seed: average(run.scores) for run in base}
+    averages = {run.seed: average(run.scores) for run in runs}
+    over = [value - of_base[seed] for seed, value in averages.items() if seed in of_base]
+    spreads = [np.std([s for t, s in run.scores.items() if t != LEFT_OUT]) for run in runs]
+    cost, encoder = runs[0].cost, runs[0].encoder
+    used = np.mean([sum(run.cost["used"].values()) for run in runs])
+    drawn = np.mean([sum(run.cost["drawn"].values()) for run in runs])
+    return [
+        f"{np.mean(spreads):.3f}",
+        f"{np.mean(list(averages.values())):.3f}",
+        _difference(over),
+        str(len(runs)),
+        f"{cost['parameters'] / encoder:.2f}",
+        f"{cost['trained'] / encoder:.2f}",
+        f"{cost['steps']:,}",
+        f"{used:,.0f}",
+        f"{used / drawn:.2f}",
+    ]
+
+
+def _difference(values: Sequence[float]) -> str:
+    if not values or not any(values):
+        return ""
+    found = spread(values)
+    interval = found.t_interval
+    text = f"{found.mean:+.3f}"
+    return text if interval is None else f"{text} ({interval[0]:+.3f} to {interval[1]:+.3f})"
+
+
+def write(runs: Sequence[SystemRun], base: str, folder: Path) -> list[Path]:
+    """``heads.md`` and ``heads.csv`` (``seed, system, task, score``)."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["seed", "system", "task", "score"])
+    writer.writerows([r.seed, r.system, t, s] for r in runs for t, s in r.scores.items())
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / "heads.md", folder / "heads.csv"]
+    files[0].write_text(markdown(table(runs, base)) + "\n", encoding="utf-8")
+    files[1].write_text(text.getvalue(), encoding="utf-8")
+    return files
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m analysis.heads", description=__doc__)
+    parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders, or above")
+    parser.add_argument("--base", default="multitask", help="compared with (default: multitask)")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: RUN)")
+    options = parser.parse_args(arguments)
+    try:
+        for path in options.runs:
+            if not path.is_dir():
+                raise UserError(f"no folder {path}")
+        runs = gather(options.runs)
+        files = write(runs, options.base, options.out or options.runs[0])
+        print(markdown(table(runs, options.base)))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print("wrote " + ", ".join(map(str, files)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

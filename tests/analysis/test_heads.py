@@ -1,0 +1,98 @@
+"""Tables of encoders with heads, from run folders alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from analysis.heads import average, gather, main, table
+from moe_tasks.errors import UserError
+
+TASKS = ("cola", "mnli", "mnli-mm", "wnli")
+
+
+def write_run(folder: Path, seed: int, systems: dict[str, float]) -> Path:
+    """Every task of a system scores its number, plus a hundredth per place in the list."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(f"seed: {seed}\n")
+    lines = ["system,task,category,sample,split,metric,score"]
+    lines += [
+        f"{system},{task},nli,,dev,ACC,{score + place / 100}"
+        for system, score in systems.items()
+        for place, task in enumerate(TASKS)
+    ]
+    (folder / "train_scores.csv").write_text("\n".join(lines) + "\n")
+    cost = {
+        "parameters": 120,
+        "trained": 40,
+        "steps": 10,
+        "drawn": {"cola": 8},
+        "used": {"cola": 4},
+    }
+    facts = {"encoder": 100, "systems": {system: cost for system in systems}}
+    (folder / "systems.json").write_text(json.dumps(facts))
+    return folder
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    for seed, gain in ((1, 0.1), (2, 0.3), (3, 0.2)):
+        write_run(tmp_path / f"a{seed}", seed, {"multitask": 0.5, "camtl": 0.5 + gain})
+    write_run(tmp_path / "deep" / "single-1", 1, {"single": 0.6})
+    return tmp_path
+
+
+def cells(study: Path, system: str) -> dict[str, str]:
+    grid = table(gather([study]), "multitask")
+    place = grid.systems.index(system)
+    return {texts[0]: row[place] for texts, row in grid.rows}
+
+
+def test_runs_of_a_seed_are_read_as_one(study: Path) -> None:
+    single, camtl = cells(study, "single"), cells(study, "camtl")
+    assert (single["seeds"], camtl["seeds"]) == ("1", "3")
+    assert camtl["mnli"] == "0.710"
+    assert single["over the base"] == "+0.100"
+    assert camtl["parameters / encoder"] == "1.20"
+    assert camtl["trained / encoder"] == "0.40"
+    assert camtl["of rows drawn"] == "0.50"
+
+
+def test_differences_have_the_interval_of_paired_seeds(study: Path) -> None:
+    gains = np.array([0.1, 0.3, 0.2])
+    low, high = stats.t.interval(0.95, 2, gains.mean(), stats.sem(gains))
+    assert cells(study, "camtl")["over the base"] == f"+0.200 ({low:+.3f} to {high:+.3f})"
+    assert cells(study, "multitask")["over the base"] == ""
+
+
+def test_the_average_joins_mnli_and_leaves_wnli_out() -> None:
+    scores = {"cola": 0.2, "mnli": 0.5, "mnli-mm": 0.7, "wnli": 1.0}
+    assert average(scores) == pytest.approx(0.4)
+
+
+def test_the_command_writes_both_files(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = study / "tables"
+    assert main([str(study), "--base", "single", "--out", str(out)]) == 0
+    assert "| camtl" in capsys.readouterr().out.replace("|  ", "| ")
+    rows = list(csv.DictReader((out / "heads.csv").open()))
+    assert len(rows) == 7 * len(TASKS)
+    assert "average without wnli" in (out / "heads.md").read_text()
+
+
+def test_mistakes(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(study), "--base", "multitaks"]) == 2
+    assert "multitask" in capsys.readouterr().err
+    assert main([str(tmp_path / "none")]) == 2
+    assert "no folder" in capsys.readouterr().err
+    write_run(tmp_path / "again", 1, {"camtl": 0.1})
+    with pytest.raises(UserError, match="twice with seed 1"):
+        gather([study])
+    empty = tmp_path / "tables" / "x"
+    empty.mkdir(parents=True)
+    with pytest.raises(UserError, match="no finished run"):
+        gather([empty])
