@@ -28,6 +28,10 @@ ABLATION_COLUMNS = (
     "system", "task", "category", "metric", "num_rows", "stack", "layer", "expert", "weight",
     "base", "score", "drop", "low", "high",
 )  # fmt: skip
+GROUP_COLUMNS = (
+    "system", "task", "category", "metric", "num_rows", "group", "experts", "weight",
+    "base", "score", "drop", "low", "high",
+)  # fmt: skip
 _Content = TypeVar("_Content")
 
 
@@ -45,6 +49,7 @@ class Run:
         facts: index ``task``, a column per key of ``tasks.json``; empty where there is none.
         training: a row per line of ``train.jsonl``: ``system, step, loss, ...``.
         ablation: columns ``ABLATION_COLUMNS``; what ``python -m analysis.ablation`` found.
+        ablation_groups: columns ``GROUP_COLUMNS``; what it found with ``--groups``.
         missing: names of the files that the run has not (yet) written; their frames are empty.
     """
 
@@ -57,6 +62,7 @@ class Run:
     facts: pd.DataFrame = field(default_factory=pd.DataFrame)
     training: pd.DataFrame = field(default_factory=pd.DataFrame)
     ablation: pd.DataFrame = field(default_factory=pd.DataFrame)
+    ablation_groups: pd.DataFrame = field(default_factory=pd.DataFrame)
     missing: tuple[str, ...] = ()
 
     @property
@@ -94,7 +100,8 @@ def load_run(path: str | Path) -> Run:
     if not path.is_dir():
         raise UserError(f"no folder {path}")
     missing = tuple(name for name in RUN_FILES if not (path / name).is_file())
-    if CONFIG in missing or {SCORES, ROUTES} <= set(missing):
+    routed = ROUTES not in missing or any((path / "routes").glob("*.parquet"))
+    if CONFIG in missing or (SCORES in missing and not routed):
         raise UserError(_no_run(path, missing))
     return Run(
         path=path,
@@ -106,6 +113,7 @@ def load_run(path: str | Path) -> Run:
         facts=_read(path / TASKS_FILE, read_facts, pd.DataFrame()),
         training=_read(path / TRAINING, _read_lines, pd.DataFrame()),
         ablation=read_ablation(path / ABLATION),
+        ablation_groups=read_ablation(path / ABLATION / "groups", GROUP_COLUMNS),
         missing=missing,
     )
 
@@ -121,15 +129,16 @@ def load_facts(path: Path) -> pd.DataFrame:
     return _read(path, read_facts)
 
 
-def read_ablation(folder: Path) -> pd.DataFrame:
+def read_ablation(folder: Path, columns: tuple[str, ...] = ABLATION_COLUMNS) -> pd.DataFrame:
     """The files of ``python -m analysis.ablation`` in ``folder`` as one frame, maybe empty."""
-    tables = [_read(file, _read_lines) for file in sorted(folder.glob("*.jsonl"))]
-    tables = [table for table in tables if not table.empty]
-    for file, table in zip(sorted(folder.glob("*.jsonl")), tables, strict=False):
-        lacking = sorted(set(ABLATION_COLUMNS) - set(table.columns))
-        if lacking:
+    tables = []
+    for file in sorted(folder.glob("*.jsonl")):
+        table = _read(file, _read_lines)
+        lacking = sorted(set(columns) - set(table.columns))
+        if len(table) and lacking:
             raise UserError(f"{file}: no {', '.join(lacking)}")
-    return pd.concat(tables, ignore_index=True) if tables else _empty(ABLATION_COLUMNS)
+        tables += [table] if len(table) else []
+    return pd.concat(tables, ignore_index=True) if tables else _empty(columns)
 
 
 def find_runs(path: str | Path) -> list[Path]:

@@ -22,7 +22,7 @@ from moe_tasks.evaluation.baseline import majority_score
 from moe_tasks.evaluation.grid import Grid, broken, markdown, rich_table
 from moe_tasks.evaluation.heads import answers
 from moe_tasks.evaluation.scores import Score, task_means
-from moe_tasks.results import write_scores
+from moe_tasks.results import write_facts, write_pictures, write_scores
 from moe_tasks.tasks.base import Split
 from moe_tasks.training.files import write_text
 from moe_tasks.training.optimizer import freeze
@@ -76,6 +76,9 @@ def write(workspace: Workspace) -> None:
     tables = [f"{name}\n{rows_table(cost.drawn, cost.used)}" for name, cost in costs.items()]
     rows = "\n\n".join(f"```\n{table}\n```" for table in tables)
     write_text(folder / "summary.md", "\n\n".join([*map(markdown, grids), rows]) + "\n")
+    write_facts(workspace, split)
+    if any(system.model == "moe" for system in workspace.config.systems.values()):
+        write_pictures(folder, workspace.config.logging.report)
     _print(grids, [t for t, c in zip(tables, costs.values(), strict=True) if c.drawn != c.used])
     print(f"\nResults in {folder}: summary.md, {TRAIN_SCORES}, {SYSTEMS_FILE}.")
 
@@ -148,12 +151,16 @@ def _cost_grid(costs: Mapping[str, Cost], encoder: int) -> Grid:
     rows = [
         row("parameters", "x encoder", [f"{c.parameters / encoder:.2f}" for c in found]),
         row("trained", "x encoder", [f"{c.trained / encoder:.2f}" for c in found]),
-        row("trained per task", "million", [f"{c.trained / len(c.used) / 1e6:.2f}" for c in found]),
+        row("trained per task", "in 1,000", [f"{_per_task(c) / 1e3:,.0f}" for c in found]),
         row("updates", "steps", [f"{c.steps:,}" for c in found]),
         row("rows drawn", "", [f"{sum(c.drawn.values()):,}" for c in found]),
         row("rows trained on", "", [f"{sum(c.used.values()):,}" for c in found]),
     ]
     return Grid("what they took", ("", "unit"), tuple(costs), rows, last_is_total=False)
+
+
+def _per_task(cost: Cost) -> float:
+    return cost.trained / len(cost.used)
 
 
 def _shown(value: float | None) -> str:

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 from analysis import load_run, report
@@ -15,6 +16,7 @@ from analysis.facts import TASKS_FILE, task_facts
 from analysis.figures import gain_bars, route_heatmap
 from analysis.routes import snapshot
 from moe_tasks.adaptation import PointResult
+from moe_tasks.engines.processes import Processes
 from moe_tasks.evaluation import metrics
 from moe_tasks.evaluation.baseline import majority_score
 from moe_tasks.evaluation.gain import Gain, gain_json, relative_gain
@@ -22,37 +24,47 @@ from moe_tasks.evaluation.generation import predict
 from moe_tasks.evaluation.scores import COLUMNS, Score
 from moe_tasks.evaluation.summary import print_summary, summary_markdown
 from moe_tasks.grid import best_points
+from moe_tasks.multitask import MultiTaskModel
+from moe_tasks.tasks.base import Split
 from moe_tasks.training.files import write_text
+from moe_tasks.training.wandb_log import log_report
 from moe_tasks.workspace import Workspace
 
 BASES = ("multitask", "direct")
 
 
-def write_training(workspace: Workspace) -> None:
-    """``train_scores.csv``: every trained system on the test rows of the training tasks."""
+def write_training(workspace: Workspace, processes: Processes) -> None:
+    """``train_scores.csv``: every trained system on the test rows of the training tasks.
+
+    The processes share the tasks; the main one writes.
+    """
     file = workspace.folder / "train_scores.csv"
-    if file.exists():
+    if processes.on_main(file.exists):
         return
     systems = [name for name, system in workspace.config.systems.items() if system.train]
-    write_scores(file, [s for name in systems for s in _training_scores(workspace, name)])
+    cells = [(system, task) for system in systems for task in workspace.data.train_tasks]
+    model = lru_cache(maxsize=1)(workspace.model)
+    scores = processes.divided(
+        "evaluation",
+        len(cells),
+        lambda number: asdict(_training_score(workspace, model(cells[number][0]), *cells[number])),
+    )
+    processes.on_main(lambda: write_scores(file, [Score(**score) for score in scores]))
 
 
-def _training_scores(workspace: Workspace, system: str) -> list[Score]:
-    data, scores = workspace.data, []
-    model = workspace.model(system)
-    for name in data.train_tasks:
-        task = data.collection.task(name)
-        rows = data.collection.slice(name, "test", data.collection.samples[0])
-        answers = predict(
-            model.squeeze(name),
-            data.tokenizer,
-            data.tokens.sources(rows),
-            workspace.config.generation,
-            data.config.max_target,
-        )
-        value = metrics.score(task.metric, answers, data.references(rows))
-        scores.append(Score(system, name, task.category, "", "test", task.metric, value))
-    return scores
+def _training_score(workspace: Workspace, model: MultiTaskModel, system: str, name: str) -> Score:
+    data = workspace.data
+    task = data.collection.task(name)
+    rows = data.collection.slice(name, "test", data.collection.samples[0])
+    answers = predict(
+        model.squeeze(name),
+        data.tokenizer,
+        data.tokens.sources(rows),
+        workspace.config.generation,
+        data.config.max_target,
+    )
+    value = metrics.score(task.metric, answers, data.references(rows))
+    return Score(system, name, task.category, "", "test", task.metric, value)
 
 
 def write(workspace: Workspace, points: Sequence[PointResult]) -> None:
@@ -68,8 +80,11 @@ def write(workspace: Workspace, points: Sequence[PointResult]) -> None:
     }
     summary = summary_markdown(scores, gains, majority=majority, per_task=True)
     write_text(folder / "summary.md", summary)
-    _write_facts(workspace)
-    _write_pictures(folder, with_report=workspace.config.logging.report)
+    write_facts(workspace)
+    logging = workspace.config.logging
+    write_pictures(folder, with_report=logging.report)
+    if logging.report:
+        log_report(folder, logging.wandb, logging.project)
     print_summary(scores, gains, majority=majority, per_task=len(majority) <= 40)
     print_files(folder)
 
@@ -110,12 +125,12 @@ def write_scores(path: Path, scores: Sequence[Score]) -> None:
     write_text(path, text.getvalue())
 
 
-def _write_facts(workspace: Workspace) -> None:
+def write_facts(workspace: Workspace, split: Split = "test") -> None:
     """``tasks.json``: what is known about every task, for the report."""
     collection = workspace.collection
     facts = {
         name: task_facts(
-            collection.task(name), collection.examples(name, "test", collection.samples[0])
+            collection.task(name), collection.examples(name, split, collection.samples[0])
         )
         for name in sorted({*collection.roles["train"], *collection.roles["test"]})
     }
@@ -123,7 +138,8 @@ def _write_facts(workspace: Workspace) -> None:
     write_text(workspace.folder / TASKS_FILE, text + "\n")
 
 
-def _write_pictures(folder: Path, with_report: bool) -> None:
+def write_pictures(folder: Path, with_report: bool) -> None:
+    """Routes, their agreement with categories, gains and the report, from the run's files."""
     run = load_run(folder)
     found = {}
     for system, table in run.routes.items():

@@ -51,7 +51,9 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def finished(glue: Path, encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    run(folder, values(glue, encoder, systems=SYSTEMS), resume=False)
+    chosen = values(glue, encoder, systems=SYSTEMS)
+    chosen["logging"]["report"] = True
+    run(folder, chosen, resume=False)
     return folder
 
 
@@ -68,8 +70,9 @@ def test_every_system_scores_every_task(finished: Path) -> None:
     assert len(scores) == len(listed) * len(tasks)
     summary = (finished / "summary.md").read_text()
     assert all(system in summary for system in (*listed, "majority", "average", "spread"))
-    assert {p.name for p in (finished / "routes").iterdir()} == {"camtl_moe.parquet"}
-    assert (finished / "routes.parquet").exists()
+    assert [p.stem for p in (finished / "routes").glob("*.parquet")] == ["camtl_moe"]
+    names = ("routes.parquet", "tasks.json", "agreement.json", "routes.png", "report/report.html")
+    assert all((finished / name).exists() for name in names)
 
 
 def test_sizes_and_rows_are_those_of_the_models(finished: Path) -> None:

@@ -34,7 +34,7 @@ def write_run(folder: Path, seed: int, systems: dict[str, float]) -> Path:
         "drawn": {"cola": 8},
         "used": {"cola": 4},
     }
-    facts = {"encoder": 100, "systems": {system: cost for system in systems}}
+    facts = {"encoder": 100, "systems": dict.fromkeys(systems, cost)}
     (folder / "systems.json").write_text(json.dumps(facts))
     return folder
 
