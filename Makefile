@@ -32,14 +32,8 @@ test: $(STAMP) ## the test suite
 stress: $(STAMP) ## the long tests
 	HF_HUB_OFFLINE=1 WANDB_MODE=disabled OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m stress --timeout 3600 $(ARGS)
 
-# Needs node and npm. A chromium on the PATH is used; otherwise one is put into the cache.
-REPORT_CHECK := .cache/check-report
 check-report: $(STAMP) ## open a report in a browser: errors, accessibility, screenshots
-	npm install --prefix $(REPORT_CHECK) --no-save --silent playwright-core axe-core
-	command -v chromium >/dev/null || PLAYWRIGHT_BROWSERS_PATH=$(REPORT_CHECK)/browsers $(REPORT_CHECK)/node_modules/.bin/playwright-core install chromium
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.analysis.report.check $(REPORT_CHECK)/pages
-	cp tests/analysis/report/check.mjs $(REPORT_CHECK)/
-	PLAYWRIGHT_BROWSERS_PATH=$(REPORT_CHECK)/browsers node $(REPORT_CHECK)/check.mjs $(REPORT_CHECK)/pages
+	tests/analysis/report/check.sh $(BIN)/python .cache/check-report
 
 lint: $(STAMP) ## style
 	$(BIN)/ruff check .

@@ -1,15 +1,20 @@
 """What is each expert worth? Takes one away at a time and evaluates its tasks again.
 
-``python -m analysis.ablation RUN`` writes ``RUN/ablation/SYSTEM.jsonl``, which
-``python -m analysis.report`` reads. This module runs the model; the rest of ``analysis`` does not.
+``python -m analysis.ablation RUN`` writes ``RUN/ablation/SYSTEM.jsonl``, with ``--groups``
+``RUN/ablation/groups/SYSTEM.jsonl``, which ``python -m analysis.report`` reads. This module runs
+the model; the rest of ``analysis`` does not.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -18,7 +23,7 @@ from typing import Any
 
 import torch
 
-from analysis.disabling import Ablation, Place
+from analysis.disabling import Ablation, Group, Place
 from analysis.output import write_text
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.grid import num_workers
@@ -27,13 +32,17 @@ from moe_tasks.workspace import Workspace
 _DESCRIPTION = """\
 Disable one expert at a time and evaluate every training task that uses it on its test rows again.
 Tasks lose the expert only: a selected expert is replaced by the router's next best one, of a
-mixture the others take over its weight."""
+mixture the others take over its weight. With --groups one expert of every layer is disabled at a
+time: expert 0 of all layers, expert 1, ..., and random ones as a control."""
 _EPILOG = """\
 Finished tasks are kept: the same command goes on where it was stopped. Tasks that do not use an
 expert do not change without it and are not evaluated.
 
 example: python -m analysis.ablation runs/a && python -m analysis.report runs/a
 """
+
+NUM_RANDOM = 10
+Work = Mapping[str, Sequence[Place | Group]]
 
 
 def ablate(
@@ -44,14 +53,19 @@ def ablate(
     top: int | None = None,
     max_rows: int | None = None,
     workers: int | None = None,
+    groups: bool = False,
+    num_random: int = NUM_RANDOM,
     on_progress: Callable[[int, int, str], None] = lambda done, total, task: None,
 ) -> Path:
     """Write ``out/SYSTEM.jsonl``, one line per task and disabled expert; returns the file.
+
+    With ``groups`` one line per task and disabled group: see ``Ablation.groups``.
 
     Args:
         top: only each expert's ``top`` tasks, by the router's probability; all if ``None``.
         max_rows: test rows per task; all if ``None``.
         workers: processes; one per core if ``None``.
+        num_random: random groups.
         on_progress: called with tasks done, tasks in all and the last task's name.
 
     Raises:
@@ -60,15 +74,14 @@ def ablate(
     workspace = Workspace.open(run)
     _check_system(workspace, system)
     ablation = Ablation(workspace, system, max_rows)
-    wanted = ablation.places(top)
-    file = out / f"{system}.jsonl"
-    done = _read(file, ablation.identity)
-    kept = {(r["task"], r["stack"], r["layer"], r["expert"]): r for r in done}
+    wanted: Work = dict(ablation.groups(num_random, top) if groups else ablation.places(top))
+    file = (out / "groups" if groups else out) / f"{system}.jsonl"
+    kept = {_key(row): row for row in _read(file, ablation.identity)}
     work = {
-        task: [p for p in places if (task, p.stack, p.layer, p.expert) not in kept]
-        for task, places in wanted.items()
+        task: [r for r in removals if _key({"task": task, **ablation.about(task, r)}) not in kept]
+        for task, removals in wanted.items()
     }
-    work = {task: places for task, places in work.items() if places}
+    work = {task: removals for task, removals in work.items() if removals}
     write_text(file, "".join(json.dumps(row) + "\n" for row in kept.values()))
     count, total = len(wanted) - len(work), len(wanted)
     with file.open("a", encoding="utf-8") as lines:
@@ -78,6 +91,10 @@ def ablate(
             count += 1
             on_progress(count, total, task)
     return file
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(row.get(c)) for c in ("task", "stack", "layer", "expert", "group", "experts"))
 
 
 def _check_system(workspace: Workspace, system: str) -> None:
@@ -101,17 +118,23 @@ def _read(file: Path, identity: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _work_off(
-    ablation: Ablation, work: dict[str, list[Place]], workers: int
+    ablation: Ablation, work: Work, workers: int
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     if workers == 1:
-        for task, places in work.items():
-            yield task, ablation.rows(task, places)
+        for task, removals in work.items():
+            yield task, ablation.rows(task, removals)
         return
-    arguments = (str(ablation.workspace.folder), ablation.system, ablation.max_rows)
+    arguments = (
+        str(ablation.workspace.folder),
+        ablation.system,
+        ablation.max_rows,
+        os.getpid(),
+    )
     # spawn: forked children of a process that used OpenMP threads can hang
     pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, arguments)
+    waiting = set()
     try:
-        tasks = {pool.submit(_in_worker, task, places): task for task, places in work.items()}
+        tasks = {pool.submit(_in_worker, task, removals): task for task, removals in work.items()}
         waiting = set(tasks)
         while waiting:
             finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -122,21 +145,32 @@ def _work_off(
             f"a worker died ({error}); finished tasks are kept, the same command goes on"
         ) from error
     finally:
+        processes = list((pool._processes or {}).values())
         pool.shutdown(wait=False, cancel_futures=True)
+        for process in processes if waiting else ():  # stopped: none is waited for
+            process.terminate()
 
 
 _worker: Ablation | None = None
 
 
-def _start_worker(folder: str, system: str, max_rows: int | None) -> None:
+def _start_worker(folder: str, system: str, max_rows: int | None, parent: int) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and decides
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     _worker = Ablation(Workspace.open(folder), system, max_rows)
 
 
-def _in_worker(task: str, places: list[Place]) -> list[dict[str, Any]]:
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _in_worker(task: str, removals: Sequence[Place | Group]) -> list[dict[str, Any]]:
     assert _worker is not None
-    return _worker.rows(task, places)
+    return _worker.rows(task, removals)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -151,6 +185,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", metavar="DIR", type=Path, help="default: RUN/ablation")
     parser.add_argument("--system", default="moe", help="default: moe")
     parser.add_argument("--top", type=_positive, help="only each expert's so many main tasks")
+    parser.add_argument(
+        "--groups", action="store_true", help="disable one expert of every layer at a time"
+    )
+    parser.add_argument(
+        "--random",
+        type=_positive,
+        default=NUM_RANDOM,
+        help=f"random groups (default: {NUM_RANDOM})",
+    )
     parser.add_argument("--rows", type=_positive, help="at most so many test rows per task")
     parser.add_argument("--workers", type=_positive, help="processes (default: one per core)")
     options = parser.parse_args(arguments)
@@ -162,6 +205,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             top=options.top,
             max_rows=options.rows,
             workers=options.workers,
+            groups=options.groups,
+            num_random=options.random,
             on_progress=lambda done, total, task: print(
                 f"{done}/{total} tasks: {task}", file=sys.stderr
             ),

@@ -1,9 +1,8 @@
 """Do tasks of one human category have similar routes?
 
-Every statistic comes with a permutation test: the categories are permuted over the tasks, and
-p = (1 + permutations at least as large) / (1 + permutations), so that it is never zero and is
-valid whatever the sizes of the categories and however many routes are equal. A statistic with
-few possible values (neighbours of few tasks) has p-values above uniform ones without structure.
+Every statistic comes with a permutation test: the categories are permuted over the tasks, and the
+p-value is the true labelling's place among the permuted ones (``permutation.p_values``), so that it
+is never zero and is valid whatever the sizes of the categories and however many routes are equal.
 """
 
 from __future__ import annotations
@@ -84,8 +83,8 @@ def agreement(
         by_layer = [none] * len(routes.layers)
     else:
         statistics = _statistics(routes, labels, rng)
-        measures = {name: tested(statistics[name], draws)[0] for name in MEASURES}
-        by_layer = tested(lambda d: partitions.nmi(routes.hard_experts, d), draws)
+        measures = {name: tested(statistics[name], draws, rng)[0] for name in MEASURES}
+        by_layer = tested(lambda d: partitions.nmi(routes.hard_experts, d), draws, rng)
     return Agreement(
         label=label,
         step=routes.step,

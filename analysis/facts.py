@@ -99,20 +99,21 @@ def read_ontology(path: Path) -> dict[str, tuple[str, str]]:
     Raises:
         UserError: no such file, or another layout.
     """
+    layout = "expected {category: {subcategory: [tasks]}}"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {
-            str(task): (str(category), str(subcategory))
-            for category, below in content.items()
-            for subcategory, tasks in below.items()
-            for task in tasks
-        }
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(
-            f"{path}: expected {{category: {{subcategory: [tasks]}}}}: {error}"
-        ) from error
+    except ValueError as error:
+        raise UserError(f"{path}: {layout}: {error}") from error
+    found: dict[str, tuple[str, str]] = {}
+    for category, below in content.items() if isinstance(content, dict) else [("", None)]:
+        for subcategory, tasks in below.items() if isinstance(below, dict) else [("", None)]:
+            if not isinstance(tasks, list):
+                where = " / ".join(filter(None, (category, subcategory)))
+                raise UserError(f"{path}: {layout}{where and f', not so at {where!r}'}")
+            found |= {str(task): (category, subcategory) for task in tasks}
+    return found
 
 
 def features(facts: pd.DataFrame, tasks: Iterable[str]) -> tuple[list[Feature], dict[str, str]]:

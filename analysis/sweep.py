@@ -16,8 +16,8 @@ import pandas as pd
 
 from analysis.output import write_text
 from analysis.sweep_cells import Sweep, read_sweep
-from analysis.sweep_figure import sweep_dots
-from analysis.sweep_stats import Comparison, compare, task_rows
+from analysis.sweep_figure import sweep_figure
+from analysis.sweep_stats import Comparison, compare, run_ratios, task_rows
 from analysis.sweep_table import sweep_markdown
 from moe_tasks.errors import UserError, nearest
 
@@ -40,11 +40,14 @@ def write_sweep(folders: Sequence[Path], out: Path, how: str = "sum", base: str 
     """
     sweep = read_sweep(folders)
     rows = task_rows(sweep.cells, how)
-    text = sweep_markdown(sweep, rows, _comparisons(sweep, base, how), how)
+    comparisons = _comparisons(sweep, base, how)
+    by_run = {c.label: run_ratios(sweep.cells, c.label, c.base, how) for c in comparisons}
+    text = sweep_markdown(sweep, rows, comparisons, by_run, how)
     table = pd.DataFrame([asdict(row) for row in rows])
     write_text(out / "table.csv", table.to_csv(index=False))
     write_text(out / "sweep.md", text)
-    sweep_dots(rows, out / "sweep.png")
+    gains = {label: list(ratios.values()) for label, ratios in by_run.items()}
+    sweep_figure(rows, comparisons, gains, out / "sweep.png")
     return text
 
 

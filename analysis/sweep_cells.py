@@ -19,13 +19,14 @@ class SweepCell:
     """One system on one task in one wording.
 
     Attributes:
+        run: the run's folder and seed: sweeps number their runs alike.
         label: system, with the source of its route and its selection where it has them.
         scores: ``sum`` and ``mean`` of ranked options, or ``generated``.
+        is_cut: whether inputs or options were longer than the model is given.
         chance, majority: what a random and a constant answer score; None where there is none.
     """
 
     run: str
-    seed: int
     label: str
     task: str
     template: str
@@ -33,6 +34,7 @@ class SweepCell:
     metric: str
     scores: dict[str, float]
     rows: int
+    is_cut: bool
     chance: float | None
     majority: float | None
     path: Path
@@ -55,6 +57,10 @@ class Sweep:
     @property
     def labels(self) -> list[str]:
         return list(dict.fromkeys(cell.label for cell in self.cells))
+
+    @property
+    def runs(self) -> list[str]:
+        return sorted({cell.run for cell in self.cells})
 
 
 def read_sweep(folders: Sequence[Path]) -> Sweep:
@@ -96,7 +102,9 @@ def _keep_newest(
     other = cells.get(key)
     if other is not None:
         old, cell = sorted((other, cell), key=lambda c: c.path.stat().st_mtime)
-        failed.append((str(old.path.parent), f"left out: {cell.path.parent} is the same and newer"))
+        if old.scores != cell.scores:  # route=auto and what it comes to give the same cell twice
+            reason = f"left out: {cell.path.parent} is the same and newer"
+            failed.append((str(old.path.parent), reason))
     cells[key] = cell
 
 
@@ -110,8 +118,7 @@ def _read(path: Path, failed: list[tuple[str, str]]) -> SweepCell | None:
         if absent:
             raise ValueError(f"it lacks {', '.join(absent)}")
         return SweepCell(
-            run=str(facts["run"]),
-            seed=int(facts["seed"]),
+            run=f"{facts['run']}, seed {int(facts['seed'])}",
             label=_label(facts),
             task=str(facts["task"]),
             template=str(facts["template"]),
@@ -119,6 +126,7 @@ def _read(path: Path, failed: list[tuple[str, str]]) -> SweepCell | None:
             metric=str(facts["metric"]),
             scores={str(how): float(value) for how, value in facts["scores"].items()},
             rows=int(facts.get("rows", 0)),
+            is_cut=any(facts.get("cut", {}).values()),
             chance=_number(facts.get("chance")),
             majority=_number(facts.get("majority")),
             path=path,

@@ -107,8 +107,14 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def compare(cells: Sequence[SweepCell], label: str, base: str, how: str) -> Comparison | None:
-    """``label`` over ``base``, paired by run, task and template; None if they share nothing."""
+def compare(
+    cells: Sequence[SweepCell], label: str, base: str, how: str, resample: bool = True
+) -> Comparison | None:
+    """``label`` over ``base``, paired by run, task and template; None if they share nothing.
+
+    Args:
+        resample: whether to work out intervals.
+    """
     scores: dict[str, dict[tuple[str, str, str], float]] = {label: {}, base: {}}
     for cell in cells:
         if cell.label in scores:
@@ -123,7 +129,7 @@ def compare(cells: Sequence[SweepCell], label: str, base: str, how: str) -> Comp
     means = np.array([table.mean(0) for table in tables])  # [tasks, (new, base)]
     new, old = means.mean(0)
     drawn = None
-    if len(tables) > 1:
+    if resample and len(tables) > 1:
         drawn = resampled_means(tables, NUM_BOOTSTRAP, np.random.default_rng(0))
     gains = [n / b - 1 for n, b in means if b > ZERO]
     positive = drawn is not None and bool((drawn[:, 1] > ZERO).all())
@@ -144,3 +150,17 @@ def compare(cells: Sequence[SweepCell], label: str, base: str, how: str) -> Comp
         num_up=int((means[:, 0] > means[:, 1] + ZERO).sum()),
         num_down=int((means[:, 0] < means[:, 1] - ZERO).sum()),
     )
+
+
+def run_ratios(cells: Sequence[SweepCell], label: str, base: str, how: str) -> dict[str, float]:
+    """Run -> gain of the mean score of ``label`` over ``base`` in it (``Comparison.ratio``)."""
+    by_run: dict[str, list[SweepCell]] = {}
+    for cell in cells:
+        if cell.label in (label, base):
+            by_run.setdefault(cell.run, []).append(cell)
+    ratios: dict[str, float] = {}
+    for run, own in by_run.items():
+        found = compare(own, label, base, how, resample=False)
+        if found is not None and found.ratio is not None:
+            ratios[run] = found.ratio
+    return ratios

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean, median
 
 from analysis.sweep_cells import Sweep
 from analysis.sweep_stats import NUM_BOOTSTRAP, Comparison, TaskRow
@@ -18,16 +19,30 @@ _COMPARISON = """\
 Paired by run, task and template. Difference: mean over tasks of the mean over templates and runs. \
 Gain: mean(new)/mean(base) - 1; ARG: mean over tasks of each task's own gain, tasks of zero base \
 left out. Intervals are 95%, bootstrap over tasks and, within tasks, over templates and runs \
-({num} draws); they say nothing about other training seeds where there is one run."""
+({num} draws); they say nothing about other training seeds."""
+_RUNS = """\
+Gain of the mean score over {base} within each run, in percent. Interval: 95%, t over runs; of few \
+runs it is wide, and it alone speaks of other training seeds."""
 
 
 def sweep_markdown(
-    sweep: Sweep, rows: Sequence[TaskRow], comparisons: Sequence[Comparison], how: str
+    sweep: Sweep,
+    rows: Sequence[TaskRow],
+    comparisons: Sequence[Comparison],
+    by_run: Mapping[str, Mapping[str, float]],
+    how: str,
 ) -> str:
-    """All tables, and the cells that failed."""
+    """All tables, and the cells that failed.
+
+    Args:
+        by_run: system -> run -> its gain over the base.
+    """
     parts = ["# Zero-shot evaluation", _extent(sweep, rows), _overall(rows)]
     if comparisons:
         parts += [_compared(comparisons), _COMPARISON.format(num=NUM_BOOTSTRAP)]
+    if comparisons and len(sweep.runs) > 1:
+        base = escaped(comparisons[0].base)
+        parts += [_by_run(sweep.runs, by_run), _RUNS.format(base=base)]
     parts += [_per_task(rows), _TASKS.format(how=_HOW[how])]
     if sweep.failed:
         lines = [f"- {escaped(cell)}: {escaped(reason)}" for cell, reason in sweep.failed]
@@ -36,11 +51,13 @@ def sweep_markdown(
 
 
 def _extent(sweep: Sweep, rows: Sequence[TaskRow]) -> str:
-    tasks, runs = {row.task for row in rows}, {cell.run for cell in sweep.cells}
+    tasks, num_runs = {row.task for row in rows}, len(sweep.runs)
     templates = {(cell.task, cell.template) for cell in sweep.cells}
+    num_cut = sum(cell.is_cut for cell in sweep.cells)
+    cut = f" In {num_cut} cells inputs or options were cut (cut in result.json)." if num_cut else ""
     return (
         f"{len(sweep.cells)} cells: {len(tasks)} tasks in {len(templates)} wordings, "
-        f"{len(sweep.labels)} systems, {len(runs)} run{'s' if len(runs) > 1 else ''}."
+        f"{len(sweep.labels)} systems, {num_runs} run{'s' if num_runs > 1 else ''}.{cut}"
     )
 
 
@@ -49,17 +66,14 @@ def _overall(rows: Sequence[TaskRow]) -> str:
     body = []
     for label, own in _by_label(rows).items():
         several = [row.deviation for row in own if row.num_templates > 1]
-        medians = sorted(row.mean for row in own)
-        spread = _number(sum(several) / len(several)) if several else "-"
-        mean = sum(row.mean for row in own) / len(own)
-        middle = (medians[(len(own) - 1) // 2] + medians[len(own) // 2]) / 2
-        body.append([label, str(len(own)), _number(mean), _number(middle), spread])
-    for name, values in _baselines(rows).items():
-        mean = sum(values) / len(values)
-        middle = sorted(values)
-        middle = (middle[(len(values) - 1) // 2] + middle[len(values) // 2]) / 2
-        body.append([name, str(len(values)), _number(mean), _number(middle), "-"])
+        spread = _number(fmean(several)) if several else "-"
+        body.append([label, *_middle([row.mean for row in own]), spread])
+    body += [[name, *_middle(values), "-"] for name, values in _baselines(rows).items()]
     return "**Over tasks**\n\n" + _table(heads, body, num_left=1)
+
+
+def _middle(values: Sequence[float]) -> list[str]:
+    return [str(len(values)), _number(fmean(values)), _number(median(values))]
 
 
 def _baselines(rows: Sequence[TaskRow]) -> dict[str, list[float]]:
@@ -89,6 +103,21 @@ def _compared(comparisons: Sequence[Comparison]) -> str:
         for c in comparisons
     ]
     return "**Systems against the base**\n\n" + _table(heads, body, num_left=2)
+
+
+def _by_run(runs: Sequence[str], by_run: Mapping[str, Mapping[str, float]]) -> str:
+    from analysis.study_stats import spread  # imports scipy, which takes longer than the rest
+
+    body = []
+    for label, ratios in by_run.items():
+        ends = ["-", "-", "-"]
+        if ratios:
+            over = spread(list(ratios.values()))
+            interval = _interval(over.t_interval, 100, "+.1f")
+            ends = [_percent(over.mean), interval, f"{over.num_positive} of {over.num_runs}"]
+        body.append([label, *(_percent(ratios.get(run)) for run in runs), *ends])
+    heads = ["system", *runs, "mean", "95%", "positive"]
+    return "**Runs, gain in %**\n\n" + _table(heads, body, num_left=1)
 
 
 def _per_task(rows: Sequence[TaskRow]) -> str:

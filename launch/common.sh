@@ -35,5 +35,6 @@ show() {
   printf ' %q' "$@" >&2
   printf '\n' >&2
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+  export TORCH_CPP_LOG_LEVEL=${TORCH_CPP_LOG_LEVEL:-ERROR} # no stack traces beside our errors
   exec "$@"
 }

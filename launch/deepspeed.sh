@@ -10,4 +10,8 @@ hosts=$1
 shift
 overrides "$@"
 export PATH="$bin:$PATH" # where the launcher looks for Python on the other nodes
-show "$bin/deepspeed" --hostfile "$hosts" --no_local_rank --module moe_tasks.train "${arguments[@]}"
+alone=()
+[[ $(grep -cvE '^[[:space:]]*(#|$)' "$hosts") -gt 1 ]] || # this machine: it need not reach itself
+  alone=(--no_ssh_check --master_addr 127.0.0.1)
+show "$bin/deepspeed" --hostfile "$hosts" "${alone[@]}" --master_port "${PORT:-29500}" \
+  --log_level critical --no_local_rank --module moe_tasks.train "${arguments[@]}"

@@ -7,5 +7,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 processes=$1
 shift
 overrides "$@"
-show "$bin/torchrun" --standalone --nnodes 1 --nproc-per-node "$processes" --max-restarts 0 \
+show "$bin/python" -m moe_tasks.engines.torchrun --standalone --nnodes 1 \
+  --nproc-per-node "$processes" --max-restarts 0 \
   --module moe_tasks.train "${arguments[@]}"

@@ -14,7 +14,8 @@ source "$root/launch/common.sh"
 overrides "$@"
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 processes=${PROCESSES:-${SLURM_GPUS_ON_NODE:-1}}
-show srun --kill-on-bad-exit=1 "$bin/torchrun" --nnodes "$SLURM_JOB_NUM_NODES" \
+show srun --kill-on-bad-exit=1 "$bin/python" -m moe_tasks.engines.torchrun \
+  --nnodes "$SLURM_JOB_NUM_NODES" \
   --nproc-per-node "$processes" --rdzv-id "$SLURM_JOB_ID" --rdzv-backend c10d \
   --rdzv-endpoint "$first:${PORT:-29500}" --max-restarts 0 \
   --module moe_tasks.train "${arguments[@]}"

@@ -42,7 +42,8 @@ class AdaptationConfig:
         the router; ``best_route`` takes the training task's route with the lowest loss on them.
     learn_route: whether the route goes on learning (all experts stay in memory then).
     router_learning_rate, task_vectors_learning_rate: rates of that learning.
-    workers: processes side by side; ``None`` is one per core, at most 8.
+    workers: processes side by side; ``None`` is one per core, at most 8. Where a launcher has
+        started several, those share the work instead.
     """
 
     samples: int | None = None

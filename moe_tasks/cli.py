@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, OverrideParseException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,6 +26,7 @@ from moe_tasks.errors import UserError, nearest
 from moe_tasks.runtime import keep_freed_memory
 
 EXIT_MISTAKE = 2
+_OTHERS_FIRST_SECONDS = 15.0
 
 
 def conf_dir() -> Path:
@@ -47,6 +50,7 @@ def main(
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach us instead of Hydra's printer
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     outcome = _Outcome()
+    SweepFolder.path = None
 
     def task(config: DictConfig) -> None:
         folder = outcome.enter(HydraConfig.get())
@@ -57,9 +61,11 @@ def main(
             job(folder, {str(k): v for k, v in values.items()})
         except UserError as error:
             # Hydra would print its own report; the other jobs of a sweep go on.
-            print(f"error: {error}", file=sys.stderr)
+            _report(str(error))
             outcome.failed.append(folder)
             _remove_if_empty(folder)
+            if os.getpid() != outcome.pid:
+                raise  # a launcher's other process, which can tell this one nothing else
         except Exception as error:
             if _exit_code(error) is None or outcome.run_dir != outcome.folder:
                 raise  # a signal ends a whole sweep
@@ -68,19 +74,21 @@ def main(
     try:
         hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {_explain(error)}", file=sys.stderr)
+        _report(_explain(error))
         _remove_if_empty(outcome.folder)
         sys.exit(EXIT_MISTAKE)
     except KeyboardInterrupt:
         outcome.stop(130, "stopped")
+    except UserError:
+        outcome.failed.append(Path())  # in another process, which said why
     except Exception as error:
         if _exit_code(error) is None:
             raise
         outcome.stopped = error
     if outcome.stopped is not None:
         outcome.stop(_exit_code(outcome.stopped) or 1, str(outcome.stopped))
-    if after_sweep is not None and outcome.run_dir != outcome.folder:
-        after_sweep(outcome.run_dir)
+    if after_sweep is not None and SweepFolder.path is not None:
+        after_sweep(SweepFolder.path)
     if outcome.failed:
         sys.exit(EXIT_MISTAKE)
 
@@ -90,8 +98,20 @@ def _exit_code(error: Exception) -> int | None:
     return getattr(error, "exit_code", None)
 
 
+class SweepFolder(Callback):
+    """Hydra's callback (``conf/config.yaml``): which folder a multirun fills, which the process
+    that was started learns in no other way when a launcher's processes do the jobs."""
+
+    path: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with contextlib.suppress(OmegaConfBaseException):  # a mistake that Hydra reports itself
+            SweepFolder.path = Path(config.hydra.sweep.dir)
+
+
 @dataclass
 class _Outcome:
+    pid: int = field(default_factory=os.getpid)
     folder: Path = Path()
     run_dir: Path = Path()  # what to give to continue: in a sweep the folder above the job's
     failed: list[Path] = field(default_factory=list)
@@ -107,6 +127,18 @@ class _Outcome:
     def stop(self, code: int, message: str) -> None:
         print(f"\n{message}\ncontinue with: {_continue_command(self.run_dir)}", file=sys.stderr)
         sys.exit(code)
+
+
+def _report(message: str) -> None:
+    """Print an error. Of processes that make the same mistake before they meet, one does.
+
+    The launcher sees it end, and ends the others while they wait.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    met = distributed is not None and distributed.is_initialized()
+    if not met and int(os.environ.get("RANK", "0")) > 0:
+        time.sleep(_OTHERS_FIRST_SECONDS)
+    print(f"error: {message}", file=sys.stderr, flush=True)
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -10,7 +10,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from moe_tasks.conditional.labels import LabelRows
+from moe_tasks.conditional.placed import PlacedRows
 from moe_tasks.errors import UserError
 from moe_tasks.tasks.base import Prompt, Split, TaskCollection
 from moe_tasks.tasks.tokens import TokenTable, collate, format_source, tokenize
@@ -102,7 +102,9 @@ class RunData:
             prompt=config.prompt,
             cache_dir=config.cache_dir,
         )
-        self.rows: Tokens = LabelRows(collection, self.tokens) if heads else self.tokens
+        self.rows: Tokens = self.tokens
+        if heads:
+            self.rows = PlacedRows(collection, self.tokens, tokenizer, config.max_source)
         self.sep_token_id: int | None = tokenizer.sep_token_id if heads else None
 
     @property

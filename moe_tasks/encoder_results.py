@@ -78,7 +78,7 @@ def write(workspace: Workspace) -> None:
     write_text(folder / "summary.md", "\n\n".join([*map(markdown, grids), rows]) + "\n")
     write_facts(workspace, split)
     if any(system.model == "moe" for system in workspace.config.systems.values()):
-        write_pictures(folder, workspace.config.logging.report)
+        write_pictures(workspace)
     _print(grids, [t for t, c in zip(tables, costs.values(), strict=True) if c.drawn != c.used])
     print(f"\nResults in {folder}: summary.md, {TRAIN_SCORES}, {SYSTEMS_FILE}.")
 

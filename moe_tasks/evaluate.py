@@ -9,13 +9,15 @@ gathers.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 
-from moe_tasks.cli import main
+from moe_tasks.cli import EXIT_MISTAKE, main
 from moe_tasks.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -101,7 +103,19 @@ def table(folder: Path) -> None:
     sweep.main([str(folder)])
 
 
+def check(arguments: Sequence[str]) -> None:
+    """``UserError`` where a sweep over runs has no folder for what they say together."""
+    given = {name: value for name, _, value in (a.partition("=") for a in arguments)}
+    if "," in given.get("run", "") and "out" not in given:
+        raise UserError("several runs need out=DIR, where their cells and the table go")
+
+
 if __name__ == "__main__":
     from moe_tasks import evaluate as module  # launchers find functions by the module's name
 
+    try:
+        check(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_MISTAKE)
     main(module.job, "evaluate", after_sweep=module.table)

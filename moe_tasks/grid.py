@@ -9,15 +9,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from moe_tasks.adaptation import Adapter, Cell, PointResult
+from moe_tasks.engines.processes import Processes
 from moe_tasks.errors import UserError
 from moe_tasks.runtime import keep_freed_memory
 from moe_tasks.training.signals import Interrupted, StopSignals
@@ -39,33 +42,45 @@ def num_workers(wanted: int | None, num_cells: int) -> int:
 
 
 def run_grid(
-    workspace: Workspace, on_progress: Callable[[int, int, str], None]
+    workspace: Workspace,
+    on_progress: Callable[[int, int, str], None],
+    processes: Processes | None = None,
 ) -> list[PointResult]:
     """All grid points of all systems, unseen tasks and samples; finished ones are read back.
 
     Results are appended to ``adaptation.jsonl`` as they come. ``on_progress(done, total, name)``
     is called after each point.
 
+    Args:
+        processes: that share the points; those of one machine that ``adaptation.workers`` says
+            where there is one only. What is returned is the main one's; others get an empty list.
+
     Raises:
-        UserError: a worker reported one, or died.
+        UserError: a process reported one, or died.
         Interrupted: a signal came; finished points are kept.
     """
+    processes = processes or Processes()
+    if not processes.is_main:
+        _serve(workspace, processes)
+        return []
     file = workspace.folder / RESULTS_FILE
-    done = _read(file)
     grid = _grid(workspace)
     wanted = [(cell, point) for cell, points in grid for point in points]
-    work = [(cell, [p for p in points if (cell, p) not in done]) for cell, points in grid]
-    work = [(cell, points) for cell, points in work if points]
+    done = _read(file)
     results = {key: done[key] for key in wanted if key in done}
+    work = [(cell, [p for p in points if (cell, p) not in results]) for cell, points in grid]
+    work = [(cell, points) for cell, points in work if points]
     total = len(wanted)
     on_progress(len(results), total, "starting")
     with StopSignals() as signals, file.open("a", encoding="utf-8") as out:
+        found = _work_off(workspace, work, signals, processes)
         try:
-            for result in _work_off(workspace, work, signals):
-                results[_key(result)] = result
-                out.write(json.dumps(asdict(result)) + "\n")
-                out.flush()
-                on_progress(len(results), total, f"{result.system}: {result.task}")
+            with closing(found):
+                for result in found:
+                    results[_key(result)] = result
+                    out.write(json.dumps(asdict(result)) + "\n")
+                    out.flush()
+                    on_progress(len(results), total, f"{result.system}: {result.task}")
         except Interrupted as stop:  # from the training of one point, in this process
             signals.received = stop.signal
         if signals.received is not None:
@@ -94,19 +109,45 @@ def _grid(workspace: Workspace) -> list[tuple[Cell, list[Point]]]:
 
 
 def _work_off(
-    workspace: Workspace, work: list[tuple[Cell, list[Point]]], signals: StopSignals
-) -> Iterator[PointResult]:
+    workspace: Workspace,
+    work: list[tuple[Cell, list[Point]]],
+    signals: StopSignals,
+    processes: Processes,
+) -> Generator[PointResult]:
     """Results as they come; ends early when a signal was received."""
     workers = num_workers(workspace.config.adaptation.workers, len(work))
-    if workers > 1:
+    if processes.world == 1 and workers > 1:
         yield from _work_off_in_processes(workspace, work, workers, signals)
         return
+    pieces = [(asdict(cell), point) for cell, points in work for point in points]
+    processes.on_main(lambda: pieces)
+    with closing(_shared(workspace, pieces, signals, processes)) as found:
+        for _, result in found:
+            yield PointResult(**result)
+
+
+def _serve(workspace: Workspace, processes: Processes) -> None:
+    """Another process's part of :func:`_work_off`."""
+    pieces = processes.on_main(list)
+    with StopSignals() as signals:
+        for _ in _shared(workspace, pieces, signals, processes):
+            pass
+
+
+def _shared(
+    workspace: Workspace,
+    pieces: Sequence[tuple[dict[str, str], Point]],
+    signals: StopSignals,
+    processes: Processes,
+) -> Generator[tuple[int, dict[str, Any]]]:
     adapters = _Adapters(workspace)
-    for cell, points in work:
-        for point in points:
-            if signals.received is not None:
-                return
-            yield from adapters.run(cell, [point])
+
+    def work(number: int) -> dict[str, Any]:
+        cell, (rate, size) = pieces[number]
+        (result,) = adapters.run(Cell(**cell), [(rate, size)])
+        return asdict(result)
+
+    return processes.spread(len(pieces), work, signals)
 
 
 def _work_off_in_processes(
@@ -114,7 +155,7 @@ def _work_off_in_processes(
     work: list[tuple[Cell, list[Point]]],
     workers: int,
     signals: StopSignals,
-) -> Iterator[PointResult]:
+) -> Generator[PointResult]:
     # spawn: forked children of a process that used OpenMP threads can hang
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(

@@ -288,14 +288,19 @@ class TaskMoE(MultiTaskModel):
         labels: Tensor | None = None,
         *,
         task_ids: Tensor,
+        route_plan: RoutePlan | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Rows ``[B, S]`` of tasks ``task_ids [B]`` (and ``labels [B, T]``) to ``loss, logits``."""
+        """Rows ``[B, S]`` of tasks ``task_ids [B]`` (and ``labels [B, T]``) to ``loss, logits``.
+
+        Args:
+            route_plan: what :meth:`plan` would make, if it is made already.
+        """
         return self.backbone(
             input_ids=input_ids,
             attention_mask=attention_mask,
             labels=labels,
-            route_plan=self.plan(task_ids),
+            route_plan=self.plan(task_ids) if route_plan is None else route_plan,
             use_cache=False,
             **kwargs,
         )

@@ -81,10 +81,7 @@ def write(workspace: Workspace, points: Sequence[PointResult]) -> None:
     summary = summary_markdown(scores, gains, majority=majority, per_task=True)
     write_text(folder / "summary.md", summary)
     write_facts(workspace)
-    logging = workspace.config.logging
-    write_pictures(folder, with_report=logging.report)
-    if logging.report:
-        log_report(folder, logging.wandb, logging.project)
+    write_pictures(workspace)
     print_summary(scores, gains, majority=majority, per_task=len(majority) <= 40)
     print_files(folder)
 
@@ -138,8 +135,9 @@ def write_facts(workspace: Workspace, split: Split = "test") -> None:
     write_text(workspace.folder / TASKS_FILE, text + "\n")
 
 
-def write_pictures(folder: Path, with_report: bool) -> None:
+def write_pictures(workspace: Workspace) -> None:
     """Routes, their agreement with categories, gains and the report, from the run's files."""
+    folder, logging = workspace.folder, workspace.config.logging
     run = load_run(folder)
     found = {}
     for system, table in run.routes.items():
@@ -150,8 +148,9 @@ def write_pictures(folder: Path, with_report: bool) -> None:
     gain = run.gains.get("moe_over_multitask")
     if gain is not None:
         gain_bars(gain, folder / "gain.png")
-    if run.routes and with_report:
+    if run.routes and logging.report:
         report.write(folder)
+        log_report(folder, logging.wandb, logging.project)
 
 
 def print_files(folder: Path) -> None:

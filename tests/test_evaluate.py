@@ -1,4 +1,4 @@
-"""Zero-shot evaluation of a run: cells, their files, routes, and what goes wrong."""
+"""``python -m moe_tasks.evaluate``: cells and their files, sweeps, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -9,34 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import transformers as hf
 
-from moe_tasks import evaluate, experiment
+from analysis.sweep import write_sweep
+from moe_tasks import evaluate
 from moe_tasks.cli import main
 from moe_tasks.errors import UserError
-from moe_tasks.evaluation.unseen_routes import Placer
-from moe_tasks.evaluation.views import view
-from moe_tasks.evaluation.zeroshot import CellKey, ZeroShot
-from moe_tasks.model import TaskMoE
-from moe_tasks.multitask import DenseModel
-from moe_tasks.tasks.tokens import encode_texts
-from moe_tasks.training.checkpoint import CheckpointStore
-from moe_tasks.workspace import Workspace
 from tests.tasks.prompted_files import write_rows, write_task
-from tests.zeroshot_runs import rows, run_values, wordings, write_prompted
+from tests.zeroshot_runs import finished_run, rows, wordings, write_prompted
 
 Command = Callable[..., int]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run that also evaluated its unseen tasks itself."""
-    folder = tmp_path_factory.mktemp("zeroshot")
-    root = write_prompted(folder / "tasks")
-    values = run_values(root, zeroshot={"routes": ["auto", "nearest", "average"]})
-    experiment.run(folder / "run", values, resume=False)
-    return folder / "run"
+    return finished_run(tmp_path_factory)
 
 
 @pytest.fixture
@@ -62,135 +48,6 @@ def result(folder: Path) -> dict[str, Any]:
 
 def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
-
-
-def test_a_run_evaluates_its_unseen_tasks_itself(run: Path) -> None:
-    cells = {path.parent.relative_to(run / "zeroshot") for path in run.rglob("result.json")}
-    # dense: 1 route, routed: 3; three tasks in two wordings
-    assert len(cells) == (1 + 3 * 3) * 3 * 2
-    assert not list(run.rglob("error.json"))
-    text = (run / "zeroshot" / "sweep.md").read_text()
-    for label in ("multitask", "moe (text)", "moe\\_inputs (inputs)", "moe\\_learned (nearest)"):
-        assert label in text
-
-
-def oracle(workspace: Workspace, system: str, key: CellKey, model: Any) -> list[list[float]]:
-    """Every option alone, nothing padded."""
-    asked = view(workspace.collection, key.task, key.template)
-    tokenizer, data = workspace.data.tokenizer, workspace.config.data
-    found = []
-    for example in asked.examples:
-        (source,) = encode_texts(tokenizer, [example.input], data.max_source)
-        sums = []
-        for option in example.options:
-            (target,) = encode_texts(tokenizer, [f" {option}"], data.max_target)
-            ids, labels = (torch.tensor(t.tolist())[None] for t in (source, target))
-            with torch.no_grad():
-                logits = model(input_ids=ids, labels=labels).logits
-            sums.append(float(logits.log_softmax(-1).gather(-1, labels[..., None]).sum()))
-        found.append(sums)
-    return found
-
-
-@pytest.mark.parametrize("system", ["multitask", "moe", "moe_inputs"])
-def test_predictions_have_every_option_as_the_oracle_scores_it(run: Path, system: str) -> None:
-    workspace = Workspace.open(run)
-    model = workspace.model(system)
-    for task in ("fixed", "own"):
-        folder = run / "zeroshot" / system / "auto" / task / "before"
-        key = CellKey(system, task, "before", "auto")
-        plain: Any = model.backbone
-        if isinstance(model, TaskMoE):
-            route = torch.nn.functional.one_hot(
-                torch.tensor(result(folder)["experts"]), model.spec.num_experts
-            )
-            plain = model.squeeze_route(route.float())
-        expected = oracle(workspace, system, key, plain)
-        found = lines(folder)
-        assert len(found) == 12
-        for line, sums in zip(found, expected, strict=True):
-            assert line["log_probs"] == pytest.approx(sums, abs=1e-4)
-            assert line["prediction"]["sum"] == line["options"][sums.index(max(sums))]
-        right = [line["prediction"]["sum"] in line["outputs"] for line in found]
-        assert result(folder)["scores"]["sum"] == pytest.approx(sum(right) / 12)
-        assert set(result(folder)["scores"]) == {"sum", "mean"}
-
-
-def test_open_tasks_are_generated_and_scored_by_their_metric(run: Path) -> None:
-    folder = run / "zeroshot" / "multitask" / "auto" / "open" / "after"
-    assert set(result(folder)["scores"]) == {"generated"}
-    assert result(folder)["metric"] == "EM"
-    assert result(folder)["chance"] is None
-    assert {"prediction", "outputs", "input", "row"} == set(lines(folder)[0])
-
-
-def test_baselines(run: Path) -> None:
-    fixed = result(run / "zeroshot" / "multitask" / "auto" / "fixed" / "before")
-    assert fixed["chance"] == pytest.approx(1 / 3)
-    assert fixed["majority"] == pytest.approx(1 / 3)
-    own = result(run / "zeroshot" / "multitask" / "auto" / "own" / "before")
-    assert own["chance"] == pytest.approx((1 / 2 + 1 / 3 + 1 / 4) / 3)
-    assert own["majority"] == 1.0  # the first option is always right
-
-
-def placer(run: Path, system: str) -> Placer:
-    workspace = Workspace.open(run)
-    return Placer(workspace, system, workspace.model(system))
-
-
-def test_routes_from_text_are_the_routers_own(run: Path) -> None:
-    """The text of a training task's templates gives that task's vector, hence its route."""
-    place = placer(run, "moe")
-    source = place.workspace.vectors("moe")
-    model = place.model
-    assert isinstance(model, TaskMoE)
-    for number, task in enumerate(model.task_names):
-        texts = place.workspace.vector_context.prompts.texts(task)  # type: ignore[union-attr]
-        vector = source.place_texts(texts)  # type: ignore[attr-defined]
-        assert torch.allclose(vector, model.task_vectors[number], atol=1e-4)
-    placed = place.place("fixed", "name a colour which colour ?", [], "text")
-    expected = model.route_of(source.place_texts(["name a colour which colour ?"]))  # type: ignore[attr-defined]
-    assert placed.route == tuple(expected.argmax(-1).tolist())
-
-
-def test_routes_of_training_tasks_and_their_average(run: Path) -> None:
-    place = placer(run, "moe_learned")
-    model = place.model
-    assert isinstance(model, TaskMoE)
-    near = place.place("fixed", "colour of the hat ? text", [], "nearest")
-    assert near.placed_on == "hat"
-    own = model.routes()[model.task_id("hat")].argmax(-1)
-    assert near.route == tuple(own.tolist())
-    merged = place.place("fixed", "", [], "average").model
-    name, bank = next((n, m) for n, m in model.backbone.named_modules() if n.endswith("fc1"))
-    index = model.layer_names.index(".".join(name.split(".")[1:4:2]).replace("layers.", ""))
-    weights = model.routes().mean(0)[index]
-    parts = torch.stack([bank.state_dict()[k] for k in sorted(bank.state_dict()) if "weight" in k])
-    if parts.dim() == 4:
-        parts = parts[0]
-    expected = (weights[:, None, None] * parts).sum(0)
-    assert torch.allclose(dict(merged.named_modules())[name].weight, expected, atol=1e-6)
-
-
-def test_a_training_task_keeps_its_own_route(run: Path) -> None:
-    placed = placer(run, "moe").place("coat", "whatever", [], "average")
-    assert (placed.source, placed.placed_on) == ("own", "coat")
-
-
-@pytest.mark.parametrize(
-    ("system", "route", "needs"),
-    [
-        ("moe_learned", "text", "task_vectors=prompt"),
-        ("moe", "inputs", "task_vectors=inputs"),
-        ("moe_inputs", "text", "task_vectors=prompt"),
-        ("moe", "sentence", "task_vectors=prompt_sentence"),
-    ],
-)
-def test_a_system_without_the_needed_vectors(
-    run: Path, system: str, route: Any, needs: str
-) -> None:
-    with pytest.raises(UserError, match=f"route={route} needs a system trained with {needs}"):
-        placer(run, system).place("fixed", "text", [], route)
 
 
 def test_one_command_evaluates_one_cell(run: Path, command: Command, tmp_path: Path) -> None:
@@ -225,6 +82,62 @@ def test_a_sweep_goes_on_after_a_failure_and_runs_only_that_again(
     assert command(*sweep, "system=multitask,moe", "route=auto") == 0
     for path, then in before.items():
         assert (path.stat().st_mtime_ns == then) == (path != gone)
+
+
+def test_a_cell_whose_rows_or_wording_changed_is_evaluated_again(
+    run: Path, command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    root = write_prompted(tmp_path / "tasks")
+    options = ["tasks=prompted", f"tasks.path={root}", f"+tasks.cache_dir={tmp_path / 'cache'}"]
+    cells = [f"run={run}", "system=multitask", "task=fixed,own", "template=before", "out=cells"]
+
+    def kept() -> list[str]:
+        assert command("--multirun", *cells, *options) == 0
+        lines = capfd.readouterr().out.splitlines()
+        return [line.split("'")[1] for line in lines if "kept, " in line]
+
+    assert kept() == []
+    assert kept() == ["fixed", "own"]
+    write_rows(root / "fixed" / "test.jsonl", rows(6, "sock"))
+    file = root / "own" / "templates.yaml"
+    assert kept() == ["own"]
+    file.write_text(file.read_text().replace("say the", "tell the"))
+    assert kept() == ["fixed"]
+
+
+def test_what_is_too_long_is_cut_and_counted(
+    run: Path, command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fixed = result(run / "zeroshot" / "moe" / "auto" / "fixed" / "after")
+    assert fixed["cut"] == {"inputs": 0, "options": 0}
+    root = write_prompted(tmp_path / "tasks")
+    answer, other = "red " * 30, "blue " * 30
+    long = {"text": "belt " * 200, "answer": answer, "choices": [answer, other]}
+    short = {"text": "belt", "answer": "red", "choices": ["red", "blue"]}
+    write_rows(root / "own" / "test.jsonl", [long, short])
+    options = ["tasks=prompted", f"tasks.path={root}", f"+tasks.cache_dir={tmp_path / 'cache'}"]
+    cell = ["task=own", "template=after", "system=multitask", "out=cells"]
+    assert command(f"run={run}", *cell, *options) == 0
+    assert "1 inputs cut, 2 options cut" in capfd.readouterr().out
+    (folder,) = (path.parent for path in (tmp_path / "cells").rglob("result.json"))
+    assert result(folder)["cut"] == {"inputs": 1, "options": 2}
+    assert "In 1 cells inputs or options were cut" in write_sweep([tmp_path / "cells"], tmp_path)
+
+
+@pytest.mark.stress
+def test_a_sweep_in_other_processes(
+    run: Path, command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reason = "needs the extra sweep"
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason=reason)
+    sweep = ["--multirun", f"run={run}", "task=own", "template=before", "system=moe", "out=cells"]
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    assert command(*sweep, *launcher, "route=auto,inputs") == 2
+    assert "route=inputs needs a system trained with task_vectors=inputs" in capfd.readouterr().err
+    text = (tmp_path / "cells" / "sweep.md").read_text()
+    assert "moe (text)" in text
+    assert "Failed or left out (1)" in text
+    assert "system moe, route inputs, task own, template before" in text
 
 
 def test_another_selection_is_another_cell(run: Path, command: Command, tmp_path: Path) -> None:
@@ -293,56 +206,19 @@ def test_no_run(command: Command, capfd: pytest.CaptureFixture[str]) -> None:
     assert "nowhere holds no run" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("task", ["own", "open"])
-def test_decoder_only_systems(run: Path, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    workspace = Workspace.open(run)
-    torch.manual_seed(0)
-    sizes = dict(
-        vocab_size=len(workspace.data.tokenizer), hidden_size=32, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, intermediate_size=48,
-        initializer_range=0.2, head_dim=8,
-    )  # fmt: skip
-    llama = hf.LlamaForCausalLM(hf.LlamaConfig(**sizes)).eval()
-    trained = workspace.data.train_tasks
-    monkeypatch.setattr(workspace, "model", lambda name: DenseModel(llama, trained))
-    cell = ZeroShot(workspace, workspace.collection).cell(
-        CellKey("multitask", task, "before", "auto")
-    )
-    asked = view(workspace.collection, task, "before")
-    tokenizer = workspace.data.tokenizer
-    for line, example in zip(cell.predictions, asked.examples, strict=True):
-        if task == "open":
-            assert isinstance(line["prediction"], str)
-            continue
-        (source,) = encode_texts(tokenizer, [example.input], 40)
-        for option, found in zip(example.options, line["log_probs"], strict=True):
-            (target,) = encode_texts(tokenizer, [f" {option}"], 8)
-            ids = torch.tensor([*source.tolist()[:-1], *target.tolist()])[None]
-            with torch.no_grad():
-                log_p = llama(input_ids=ids).logits.log_softmax(-1)[0, len(source) - 2 : -1]
-            expected = log_p.gather(-1, ids[0, len(source) - 1 :, None]).sum()
-            assert found == pytest.approx(float(expected), abs=1e-4)
+def test_a_sweep_over_runs_needs_a_folder() -> None:
+    evaluate.check(["--multirun", "run=a,b", "out=cells"])
+    with pytest.raises(UserError, match="several runs need out=DIR"):
+        evaluate.check(["--multirun", "run=a,b", "task=c"])
 
 
-def test_training_on_drawn_templates_goes_on_bit_for_bit(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = run.parent / "tasks"
-    config = run_values(root, systems={"moe": {}})
-    experiment.run(tmp_path / "whole", config, resume=False)
-    save = CheckpointStore.save
-
-    def cut(store: CheckpointStore, *arguments: Any, **options: Any) -> Any:
-        if store.folder.name == "moe" and len(store.steps()) == 2:
-            raise RuntimeError("power cut")
-        return save(store, *arguments, **options)
-
-    monkeypatch.setattr(CheckpointStore, "save", cut)
-    with pytest.raises(RuntimeError, match="power cut"):
-        experiment.run(tmp_path / "cut", config, resume=False)
-    monkeypatch.undo()
-    experiment.run(tmp_path / "cut", config, resume=True)
-    whole, again = (
-        Workspace.open(tmp_path / n).model("moe").state_dict() for n in ("whole", "cut")
-    )
-    assert all(torch.equal(whole[name], again[name]) for name in whole)
+def test_tasks_in_bigbenchs_format(run: Path, command: Command, tmp_path: Path) -> None:
+    scores = {"red": 1, "blue": 0}
+    examples = [{"input": f"colour of hat {n} ?", "target_scores": scores} for n in range(5)]
+    (tmp_path / "tasks" / "hats").mkdir(parents=True)
+    (tmp_path / "tasks" / "hats" / "task.json").write_text(json.dumps({"examples": examples}))
+    tasks = ["tasks=bigbench", "tasks.path=tasks", f"+tasks.cache_dir={tmp_path / 'cache'}"]
+    assert command("--multirun", f"run={run}", "system=multitask,moe", "out=cells", *tasks) == 0
+    found = {path.parent.name for path in (tmp_path / "cells").rglob("result.json")}
+    assert found == {"asked", "named"}
+    assert "moe (text)" in (tmp_path / "cells" / "sweep.md").read_text()

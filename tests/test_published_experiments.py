@@ -10,6 +10,8 @@ from omegaconf import OmegaConf
 
 from moe_tasks import config
 from moe_tasks.cli import conf_dir
+from moe_tasks.conditional.build import arrangement
+from moe_tasks.conditional.config import ConditionalConfig
 from moe_tasks.workspace import RunConfig
 
 
@@ -66,6 +68,21 @@ def test_stage_two_anneals_from_average_to_the_learned_routes() -> None:
     assert selection.temperature(57_037) > 1.0 == selection.temperature(57_039)
     assert run.task_vectors["name"] == "fisher"
     assert (run.task_vectors["dim"], run.task_vectors["learn"]) == (128, False)
+
+
+def test_conditional_encoders_have_the_papers_sizes() -> None:
+    run = RunConfig.parse(composed("+experiment=published_camtl"))
+    assert run.backbone == {"name": "pretrained", "path": "bert-base-cased"}
+    assert set(run.systems) == {"multitask", "camtl", "camtl_unsure"}
+    training = run.training
+    assert (training.epochs, training.warmup, training.loss) == (5, 0.1, "task_mean")
+    assert set(training.rates.values()) == {2e-5}
+    assert run.data.max_source == 128
+    assert arrangement(run.systems["camtl"].conditional) == ConditionalConfig.base(max_length=128)
+    assert run.systems["camtl"].freeze_layers == "0-4"
+    sampling = config.part("sampling", run.sampling_of("camtl_unsure"))
+    assert (sampling.rows_per_task, sampling.rows_per_batch) == (32, 32)
+    assert sampling.borrow == {"sts-b": "mrpc"}
 
 
 @pytest.mark.parametrize(

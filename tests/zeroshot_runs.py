@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from moe_tasks import experiment
 from tests.runs import values
 from tests.tasks.prompted_files import Rows, write_settings, write_task
 
@@ -63,3 +66,17 @@ def run_values(root: Path, **changes: Any) -> dict[str, Any]:
         "adaptation": {**base["adaptation"], "samples": 0},
         **changes,
     }
+
+
+_FINISHED: list[Path] = []
+
+
+def finished_run(factory: pytest.TempPathFactory) -> Path:
+    """A run that also evaluated its unseen tasks itself; one per process, not to be changed."""
+    if not _FINISHED:
+        folder = factory.mktemp("zeroshot")
+        root = write_prompted(folder / "tasks")
+        routes = ["auto", "nearest", "average"]
+        experiment.run(folder / "run", run_values(root, zeroshot={"routes": routes}), resume=False)
+        _FINISHED.append(folder / "run")
+    return _FINISHED[0]

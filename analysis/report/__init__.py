@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.output import write_text
 from analysis.report.figures import comparison_figure, figures
 from analysis.report.files import slug, write_figure
+from analysis.report.maps import check_method
 from analysis.report.page import Part, Shown, page
 from analysis.report.statistics import gather
 
@@ -35,12 +36,17 @@ def write_report(
     facts: pd.DataFrame | None = None,
     num_permutations: int = 1000,
     seed: int = 0,
+    method: str = "pca",
 ) -> Path:
     """Write ``report.html``, ``statistics.json`` and each figure as PNG, SVG and CSV into ``out``.
 
+    Args:
+        method: of the maps of tasks, ``pca`` or ``umap``.
+
     Raises:
-        UserError: see ``gather``; or ``out`` cannot be written to.
+        UserError: see ``gather``; ``out`` cannot be written to; umap-learn is not installed.
     """
+    check_method(method)
     material = gather(
         runs, ontology=ontology, facts=facts, num_permutations=num_permutations, seed=seed
     )
@@ -52,7 +58,7 @@ def write_report(
     for subject in material.subjects:
         about, stem = statistics["routes"][subject.name], slug(subject.name, taken)
         shown = []
-        for figure in figures(subject, about):
+        for figure in figures(subject, about, method=method, seed=seed):
             write_figure(out, f"{stem}-{figure.key}", figure)
             shown.append(Shown(f"{stem}-{figure.key}", figure, command))
         parts.append(Part(stem, subject.name, about, shown))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from analysis.facts import read_ontology
 from analysis.report import write_report
+from analysis.report.maps import METHODS
 from analysis.runs import load_facts
 from moe_tasks.errors import UserError
 
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="facts about tasks (the layout of tasks.json), in place of the runs' own",
     )
     parser.add_argument("--permutations", type=int, default=1000, help="per test (default: 1000)")
+    parser.add_argument(
+        "--map", choices=METHODS, default="pca", help="of tasks; umap is an extra (default: pca)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of permutations and bootstraps")
     options = parser.parse_args(given)
     if options.permutations < 1:
@@ -63,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             facts=load_facts(options.tasks) if options.tasks else None,
             num_permutations=options.permutations,
             seed=options.seed,
+            method=options.map,
         )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

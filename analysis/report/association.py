@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import false_discovery_control, rankdata
 
 from analysis.facts import Feature, features
-from analysis.permutation import TIE
+from analysis.permutation import TIE, p_values
 from analysis.routes import Snapshot
 
 NUM_PERMUTATIONS, NUM_BOOTSTRAP = 19_999, 1000
@@ -108,10 +108,13 @@ def _one_feature(
     x_unit = _unit(x)
     y_unit = _unit(y[:, None])[:, 0]
     r = y_unit @ x_unit  # [columns]
-    as_large = np.zeros(len(r))
+    larger, equal = np.zeros((2, len(r)), dtype=int)
     for start in range(0, num, _CHUNK):
         drawn = rng.permuted(np.tile(y_unit, (min(_CHUNK, num - start), 1)), axis=1)
-        as_large += (np.abs(drawn @ x_unit) >= np.abs(r) - TIE).sum(axis=0)
+        more = np.abs(drawn @ x_unit) - np.abs(r)
+        larger += (more > TIE).sum(axis=0)
+        equal += (abs(more) <= TIE).sum(axis=0)
+    p = p_values(larger, equal, num, rng)
     low, high = _intervals(x, y, num_bootstrap, rng)
     gap = weights[known][y == 1].mean(0) - weights[known][y == 0].mean(0) if binary else None
     return [
@@ -125,7 +128,7 @@ def _one_feature(
             "low": _number(low[c]),
             "high": _number(high[c]),
             "difference": None if gap is None else float(gap[c]),
-            "p_value": float((1 + as_large[c]) / (1 + num)),
+            "p_value": float(p[c]),
         }
         for c in range(len(r))
     ]

@@ -94,7 +94,7 @@ def label_statistics(
     rng = np.random.default_rng(seed)
     draws = permuted_labels(labels, num_permutations, rng)
     statistics = _statistics(distances, labels, rng)
-    return {name: measures(statistics[name], draws)[0] for name in wanted}
+    return {name: measures(statistics[name], draws, rng)[0] for name in wanted}
 
 
 def _statistics(

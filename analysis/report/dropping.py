@@ -1,18 +1,20 @@
-"""What was lost when experts were disabled, against random groups of equal use?"""
+"""What was lost when experts were disabled, against random ones of equal use?"""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.permutation import TIE, from_null
+from analysis.report.scores import mean_interval
 from analysis.routes import column_order
-from moe_tasks.evaluation.bootstrap import percentile_interval, resampled_means
+from moe_tasks.evaluation.bootstrap import percentile_interval
 
 NUM_DRAWS = 2000
 COLUMN = ["stack", "layer", "expert"]
-USED = 0.5
 
 
 def dropping(table: pd.DataFrame, *, seed: int = 0) -> dict[str, Any]:
@@ -21,13 +23,12 @@ def dropping(table: pd.DataFrame, *, seed: int = 0) -> dict[str, Any]:
     An expert's ``drop`` is the mean over the tasks that it has the largest weight of, with a
     bootstrap 95% interval over these tasks; ``per_category`` the same by category. The
     ``control`` is a random expert of equal use: as many random tasks lose the expert that they
-    use in one random layer. ``p_value``: share of such controls that lose at least as much.
+    use in one random layer. ``p_value``: the expert's place among such controls.
 
     Args:
-        table: ``Run.ablation`` of one system; a task appears in a layer once with ``weight``
-            above one half, or not at all.
+        table: ``Run.ablation`` of one system.
     """
-    used = pd.DataFrame(table[table["weight"] > USED])
+    used = _used(table)
     if used.empty:
         return {"note": "no expert that a task uses was disabled", "experts": []}
     rng = np.random.default_rng(seed)
@@ -47,15 +48,29 @@ def dropping(table: pd.DataFrame, *, seed: int = 0) -> dict[str, Any]:
                 **place,
                 "num_tasks": len(own),
                 "drop": float(drops.mean()),
-                "interval": _interval(drops, rng),
+                "interval": mean_interval(drops, rng),
                 "control": float(control.mean()),
                 "control_interval": percentile_interval(control),
-                "p_value": float((1 + (control >= drops.mean() - 1e-9).sum()) / (1 + len(control))),
+                "p_value": from_null(np.array([drops.mean(), *control])[:, None], rng)[0].p_value,
                 "per_category": _per_category(own, rng),
                 "hurt_most": own.nlargest(3, "drop")["task"].tolist(),
             }
         )
     return {"note": "", "num_tasks": len(losses), "experts": experts}
+
+
+def _used(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the expert that has a task's largest weight in a layer (the first of equal ones)."""
+    found: dict[tuple[Any, ...], dict[str, Any]] = {}
+    total: dict[tuple[Any, ...], float] = defaultdict(float)
+    for row in table.to_dict("records"):
+        key = row["task"], row["stack"], row["layer"]
+        total[key] += row["weight"]
+        if row["weight"] > found.get(key, {"weight": 0.0})["weight"]:
+            found[key] = row
+    # An expert of the layer that was not disabled may have what is left to one.
+    rows = [row for key, row in found.items() if row["weight"] >= 1 - total[key] - TIE]
+    return pd.DataFrame(rows, columns=table.columns)
 
 
 def _control(grid: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -67,18 +82,12 @@ def _control(grid: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarra
     return np.nanmean(drawn, axis=1)
 
 
-def _interval(drops: np.ndarray, rng: np.random.Generator) -> tuple[float, float] | None:
-    if len(drops) < 2:
-        return None
-    return percentile_interval(resampled_means([d[None, None] for d in drops], 2000, rng)[:, 0])
-
-
 def _per_category(own: pd.DataFrame, rng: np.random.Generator) -> dict[str, Any]:
     return {
         str(category): {
             "num_tasks": len(drops),
             "drop": float(drops.mean()),
-            "interval": _interval(drops, rng),
+            "interval": mean_interval(drops, rng),
         }
         for category in sorted(set(own["category"].tolist()))
         for drops in [np.array(own["drop"][own["category"] == category].tolist(), dtype=float)]

@@ -13,6 +13,7 @@ from scipy.spatial.distance import squareform
 
 from analysis.report import charts, grids, pictures
 from analysis.report.clusters import STATISTICS, vector_distances
+from analysis.report.maps import task_map
 from analysis.report.scene import Scene
 from analysis.report.similarity import FEWEST_TASKS, parameter_distances
 from analysis.report.subject import Subject
@@ -36,11 +37,13 @@ class Figure:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
-def figures(subject: Subject, about: Mapping[str, Any]) -> Iterator[Figure]:
-    """Pictures of one route table, section by section."""
+def figures(
+    subject: Subject, about: Mapping[str, Any], *, method: str = "pca", seed: int = 0
+) -> Iterator[Figure]:
+    """Pictures of one route table, section by section; ``method``: see ``task_map``."""
     yield _heat_map(subject)
     yield from _clusters(about["clusters"])
-    yield from _trees(subject)
+    yield from _trees(subject, method, seed)
     yield from _association(subject, about["association"])
     loads = pd.DataFrame(about["load"])
     yield Figure("load", "load", charts.load_bars(about["load"]), _LOAD, loads)
@@ -88,8 +91,8 @@ def _heat_map(subject: Subject) -> Figure:
         weights = (shot.weights[rows] * 255).round().clip(0, 255).astype(np.uint8)
         steps.append(base64.b64encode(weights.tobytes()).decode())
     caption = (
-        "Darker: more weight. Rows are tasks with the colour of their category; columns are the "
-        "experts of each layer (L)."
+        "Stronger colour: more weight. Rows are tasks with the colour of their category; columns "
+        "are the experts of each layer (L)."
     )
     extra = {
         "rank": rank,
@@ -118,7 +121,7 @@ def _clusters(found: Mapping[str, Any]) -> Iterator[Figure]:
             yield Figure(f"clusters-{label}-{name}", "clusters", scene, caption, pd.DataFrame(rows))
 
 
-def _trees(subject: Subject) -> Iterator[Figure]:
+def _trees(subject: Subject, method: str, seed: int) -> Iterator[Figure]:
     tasks = subject.last.tasks
     names, categories = tasks["task"].tolist(), tasks["category"].tolist()
     if len(names) < 3:
@@ -130,17 +133,12 @@ def _trees(subject: Subject) -> Iterator[Figure]:
     if vectors is not None:
         kinds.append(("vectors", "task vectors", vector_distances(vectors), vectors))
     for key, of, distances, values in kinds:
-        points, shares = pictures.principal_axes(values)
-        columns = {"axis_1": points[:, 0], "axis_2": points[:, 1]}
-        data = tasks.assign(**columns)
-        scene = pictures.scatter_map(points, shares, names, categories, of)
-        yield Figure(
-            f"map-{key}",
-            "clusters",
-            scene,
-            f"PCA of {of}. A dot is a task; equal ones share a dot.",
-            data,
-        )
+        found = task_map(values, distances, method, seed)
+        title = f"Map of tasks by {of} ({found.method})"
+        scene = pictures.scatter_map(found.points, found.axes, names, categories, title)
+        caption = "A dot is a task; equal ones share a dot."
+        data = tasks.assign(axis_1=found.points[:, 0], axis_2=found.points[:, 1])
+        yield Figure(f"map-{key}", "clusters", scene, caption, data)
         if distances.max() > 0:
             tree = pictures.tree_of(distances)
             scene = pictures.dendrogram(distances, names, categories, of)
@@ -197,7 +195,7 @@ def _similarity(subject: Subject) -> Iterator[Figure]:
         first, second = np.triu_indices(len(routes), 1)
         tasks = subject.last.tasks["task"].to_numpy()
         data = pd.DataFrame({"a": tasks[first], "b": tasks[second], "routes": x, key: y})
-        caption = "Pairs of tasks; darker: more pairs."
+        caption = "Pairs of tasks; stronger colour: more pairs."
         yield Figure(f"similarity-{key}", "similarity", scene, caption, data)
 
 

@@ -55,14 +55,14 @@ def _pair(a: Snapshot, b: Snapshot, num: int, seed: int) -> dict[str, Any]:
 def _matched(a: Snapshot, b: Snapshot, num: int, seed: int) -> Measure:
     if a.layers != b.layers:
         return Measure(None, note="they differ in layers or experts")
-    places = permuted_places(len(a.weights), num, np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
     values = [
         np.mean(
             [_in_common(a.weights[:, at.columns], b.weights[p][:, at.columns]) for at in a.layers]
         )
-        for p in places
+        for p in permuted_places(len(a.weights), num, rng)
     ]
-    return from_null(np.array(values)[:, None])[0]
+    return from_null(np.array(values)[:, None], rng)[0]
 
 
 def _in_common(a: np.ndarray, b: np.ndarray) -> float:

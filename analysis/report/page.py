@@ -64,13 +64,7 @@ def page(
         comparison=comparison,
         command=command,
         sections=rows.SECTIONS,
-        system_rows=rows.system_rows,
-        cluster_rows=rows.cluster_rows,
-        pair_rows=rows.pair_rows,
-        load_rows=rows.load_rows,
-        similarity_rows=rows.similarity_rows,
-        drop_rows=rows.drop_rows,
-        comparison_rows=rows.comparison_rows,
+        **{name: row for name, row in vars(rows).items() if name.endswith("_rows")},
         style=Markup(colour_css() + _text("page.css")),  # our own files
         script=Markup(_text("page.js")),
     )

@@ -145,42 +145,20 @@ def dendrogram(distances: np.ndarray, names: list[str], categories: list[str], o
     return scene
 
 
-def principal_axes(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates ``[tasks, 2]`` on the first two principal axes, and their shares of variance."""
-    centred = values - values.mean(axis=0)
-    left, size, _ = np.linalg.svd(centred, full_matrices=False)
-    count = min(2, len(size))
-    points = np.zeros((len(values), 2))
-    points[:, :count] = left[:, :count] * size[:count]
-    total = float((size**2).sum())
-    shares = np.zeros(2)
-    shares[:count] = size[:count] ** 2 / total if total > 0 else 0.0
-    # Signs are arbitrary: make the largest coordinate positive.
-    signs = np.sign(points[np.abs(points).argmax(axis=0), [0, 1]])
-    return points * np.where(signs == 0, 1, signs), shares
-
-
 def scatter_map(
-    points: np.ndarray, shares: np.ndarray, names: list[str], categories: list[str], of: str
+    points: np.ndarray, axes: tuple[str, str], names: list[str], categories: list[str], title: str
 ) -> Scene:
-    """Tasks on two principal axes, coloured by category."""
+    """Tasks at ``points [tasks, 2]``, coloured by category; equal ones share a dot."""
     colours = category_colours(categories)
     size, left = 440.0, 34.0
     width = size + left + 26
     top = 20 + legend_height(categories, width - 24)
-    scene = Scene(f"Tasks on two principal axes of {of}", width, top + size + 40)
+    scene = Scene(title, width, top + size + 40)
     legend(scene, colours, 12, 14, width - 24)
     scene.add(
         Line(((left, top), (left, top + size), (left + size, top + size)), "line"),
-        Text(
-            left + size / 2,
-            top + size + 18,
-            f"axis 1 ({100 * shares[0]:.0f}%)",
-            11,
-            "middle",
-            "grey",
-        ),
-        Text(14, top + size / 2, f"axis 2 ({100 * shares[1]:.0f}%)", 11, "middle", "grey", -90),
+        Text(left + size / 2, top + size + 18, axes[0], 11, "middle", "grey"),
+        Text(14, top + size / 2, axes[1], 11, "middle", "grey", -90),
     )
     low, reach = points.min(axis=0), np.maximum(np.ptp(points, axis=0), 1e-9)
     shape = {name: number // 9 % 3 for number, name in enumerate(sorted(set(categories)))}

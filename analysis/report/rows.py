@@ -102,6 +102,52 @@ def drop_rows(experts: Sequence[Mapping[str, Any]]) -> list[Row]:
     ]
 
 
+def group_rows(groups: Sequence[Mapping[str, Any]]) -> list[Row]:
+    return [
+        [
+            g["group"],
+            g["num_tasks"],
+            g["drop"],
+            *(g["interval"] or (None, None)),
+            g["control"],
+            g["excess"],
+            *(g["excess_interval"] or (None, None)),
+        ]
+        for g in groups
+    ]
+
+
+def design_rows(designs: Sequence[Mapping[str, Any]]) -> list[Row]:
+    keys = ("router", "selection", "task_vectors", "routes", "num_experts", "seed", "split")
+    found = ("adjusted_rand", "adjusted_rand_p", "similarity_gap", "similarity_gap_p",
+             "route_entropy", "specialisation", "unused", "train", "unseen")  # fmt: skip
+    return [
+        [d["name"], *("" if d[key] is None else str(d[key]) for key in keys), *map(d.get, found)]
+        for d in designs
+    ]
+
+
+def stage_rows(stages: Sequence[Mapping[str, Any]]) -> list[Row]:
+    return [
+        [
+            s["before"],
+            s["after"],
+            s["moved"],
+            s["train"],
+            *(s["train_interval"] or (None, None)),
+            s["unseen"],
+            *(s["unseen_interval"] or (None, None)),
+            f"{s['up']} up, {s['down']} down",
+        ]
+        for s in stages
+    ]
+
+
+def stability_rows(groups: Sequence[Mapping[str, Any]]) -> list[Row]:
+    keys = ("system", "num_pairs", "in_common", "lowest", "chance", "distances")
+    return [[group[key] for key in keys] for group in groups]
+
+
 def comparison_rows(pairs: Sequence[Mapping[str, Any]]) -> list[Row]:
     return [
         [

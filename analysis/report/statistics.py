@@ -11,7 +11,9 @@ import pandas as pd
 
 from analysis.report.association import association
 from analysis.report.clusters import cluster_statistics
+from analysis.report.designs import designs, stability, two_stages
 from analysis.report.dropping import dropping
+from analysis.report.groups import group_drops
 from analysis.report.load import load_statistics
 from analysis.report.matching import comparison
 from analysis.report.movement import movement
@@ -48,8 +50,9 @@ def gather(
     """Read run folders and compute everything.
 
     The mapping holds ``runs`` (name -> ``path, notes, systems``), ``routes`` (name of a route
-    table -> ``clusters, association, load, movement, similarity, ablation``), ``comparison``
-    (pairs of route tables) and ``summary``. What cannot be said is None with a ``note``.
+    table -> ``clusters, association, load, movement, similarity, ablation, ablation_groups``),
+    ``designs`` (route tables side by side), ``two_stages``, ``comparison`` (pairs of route
+    tables), ``stability`` (over seeds) and ``summary``. What cannot be said is None with a note.
 
     Args:
         ontology: task -> (category, subcategory), in place of the runs' own.
@@ -80,15 +83,20 @@ def gather(
         "seed": seed,
         "runs": about_runs,
         "routes": about,
+        "designs": designs(subjects, about),
+        "two_stages": two_stages(subjects, seed=seed),
         "comparison": pairs,
+        "stability": stability(subjects, pairs),
     }
     return Material(runs, tuple(subjects), {**statistics, "summary": summary(statistics)})
 
 
 def _about(subject: Subject, options: Mapping[str, int]) -> dict[str, Any]:
     last = subject.last
-    lost = subject.run.ablation
-    lost = pd.DataFrame(lost[lost["system"] == subject.system])
+    lost, grouped = (
+        pd.DataFrame(table[table["system"] == subject.system])
+        for table in (subject.run.ablation, subject.run.ablation_groups)
+    )
     return {
         "system": subject.system,
         "notes": list(subject.notes),
@@ -102,6 +110,7 @@ def _about(subject: Subject, options: Mapping[str, int]) -> dict[str, Any]:
         "movement": movement(subject.shots, **options),
         "similarity": similarity(subject, **options),
         "ablation": dropping(lost, seed=options["seed"]) if len(lost) else _NOT_ABLATED,
+        "ablation_groups": group_drops(grouped, seed=options["seed"]) if len(grouped) else [],
     }
 
 

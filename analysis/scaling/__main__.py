@@ -1,4 +1,7 @@
-"""``python -m analysis.scaling --out DIR``: which layout wins, from 1 to 1,024 devices."""
+"""``python -m analysis.scaling --out DIR``: which layout wins, from 1 to 1,024 devices.
+
+``python -m analysis.scaling measure --out DIR`` compares the model with a few processes here.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from analysis.output import write_text, written_aside
 from analysis.scaling.cluster import CLUSTERS, Cluster, as_json, read_cluster
 from analysis.scaling.cost import Cost, Job, cost
 from analysis.scaling.figure import draw
+from analysis.scaling.numbers import positive
 from analysis.scaling.sizes import BACKBONES
 from moe_tasks.errors import UserError, nearest
 
@@ -28,7 +32,12 @@ Point = dict[str, Any]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    values = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["measure"]:
+        from analysis.scaling import measure  # imports torch
+
+        return measure.main(given[1:])
+    values = _parser().parse_args(given)
     try:
         cluster = read_cluster(values.cluster)
         points = list(_points(values, cluster))
@@ -125,18 +134,11 @@ def _parser() -> argparse.ArgumentParser:
         "--cluster", default="h100", help=f"{', '.join(CLUSTERS)}, or a JSON file of constants"
     )
     parser.add_argument("--backbones", nargs="+", default=list(BACKBONES), metavar="NAME")
-    parser.add_argument("--num-experts", nargs="+", type=_positive, default=_EXPERTS, metavar="M")
-    parser.add_argument("--worlds", nargs="+", type=_positive, default=_WORLDS, metavar="N")
+    parser.add_argument("--num-experts", nargs="+", type=positive, default=_EXPERTS, metavar="M")
+    parser.add_argument("--worlds", nargs="+", type=positive, default=_WORLDS, metavar="N")
     for name, default in (("rows", 32), ("tasks", 8), ("source", 512), ("target", 64)):
-        parser.add_argument(f"--{name}", type=_positive, default=default, help="per device")
+        parser.add_argument(f"--{name}", type=positive, default=default, help="per device")
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
-    return number
 
 
 if __name__ == "__main__":

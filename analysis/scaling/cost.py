@@ -21,7 +21,7 @@ from analysis.scaling.sizes import Backbone
 Layout = Literal["replicated", "sharded", "dispatch", "direct"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 _STATE_BYTES = 12  # per parameter: weight, mean and square of AdamW in float32
-_UPDATE_BYTES = 28  # per parameter: those read and written, a float32 gradient read
+UPDATE_BYTES = 28  # per parameter: those read and written, a float32 gradient read
 _DRAWS = 16
 
 
@@ -83,7 +83,7 @@ def cost(job: Job, cluster: Cluster, layout: Layout) -> Cost:
         layout=layout,
         owners=job.owners,
         compute_s=flops * overhead * busiest / cluster.flops,
-        update_s=_updated(job) * _UPDATE_BYTES / cluster.memory_bandwidth,
+        update_s=updated(job) * UPDATE_BYTES / cluster.memory_bandwidth,
         gradients_s=gradient_s,
         dispatch_s=dispatch_s * busiest,
         gradient_bytes=gradient_bytes,
@@ -99,7 +99,8 @@ def _local(job: Job) -> tuple[float, float]:
     return backbone.shared_parameters, backbone.layer_parameters * job.num_experts / job.owners
 
 
-def _updated(job: Job) -> float:
+def updated(job: Job) -> float:
+    """Parameters whose optimizer state a device has."""
     shared, experts = _local(job)
     return shared / job.world + experts / (job.world / job.owners)
 
@@ -112,7 +113,7 @@ def _memory(job: Job, cluster: Cluster, layout: Layout) -> float:
         shared, experts = shared / job.world, experts / job.world + gathered
     positions = job.rows * (job.source + job.target)
     activations = positions * job.backbone.width * job.backbone.layers * cluster.word
-    return 2 * cluster.word * (shared + experts) + _STATE_BYTES * _updated(job) + activations
+    return 2 * cluster.word * (shared + experts) + _STATE_BYTES * updated(job) + activations
 
 
 def _gradients(job: Job, cluster: Cluster, passes: int) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from moe_tasks.conditional import uncertainty
 from moe_tasks.conditional.model import CAMTL
+from moe_tasks.conditional.spans import span_entropy
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.tasks.uncertainty_sampling import UncertaintySampling
 from moe_tasks.training.data import Batch, Batches
@@ -77,10 +78,14 @@ class UncertainBatches:
                 output = self._model(**inputs)
                 for task, logits in output.logits.items():
                     own = rows[output.rows[task].cpu()]
-                    if self._model.head_configs()[task].kind == "regression":
+                    kind = self._model.head(task).config.kind
+                    if kind == "regression":
                         numbers.setdefault(task, []).append((own, logits[:, 0].float().cpu()))
                         continue
                     mask = inputs["attention_mask"][output.rows[task]]
+                    if kind == "span":
+                        nats[own] = normalized[own] = span_entropy(logits, mask).cpu()
+                        continue
                     nats[own] = _per_row(uncertainty.entropy(logits), mask)
                     normalized[own] = _per_row(uncertainty.normalized_entropy(logits), mask)
         if settings.regression == "own":
@@ -116,8 +121,9 @@ class UncertainBatches:
         if self._settings.formula == "published":
             return uncertainty.published_scores(normalized, task_ids)
         heads = list(self._model.head_configs().values())
-        # A number's entropy is normalized already: as of e labels.
-        labels = torch.tensor([torch.e if h.num_labels == 1 else h.num_labels for h in heads])
+        # A number's and a span's entropy is normalized already: as of e labels.
+        plain = ("regression", "span")
+        labels = torch.tensor([torch.e if h.kind in plain else h.num_labels for h in heads])
         return uncertainty.paper_scores(nats, labels[task_ids], task_ids)
 
     def _borrowed(self, scores: Tensor, task_ids: Tensor) -> Tensor:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from moe_tasks.conditional.modules import new_linear
+from moe_tasks.conditional.spans import SpanHead
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.training.loss import IGNORED
+
+Kind = Literal["classification", "regression", "tokens", "span"]
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,12 @@ class HeadConfig:
     """A task's head.
 
     Attributes:
-        kind: ``classification`` and ``regression`` read the pooled state, ``tokens`` each state.
-        num_labels: classes; 1 for regression.
+        kind: ``classification`` and ``regression`` read the pooled state, ``tokens`` each state,
+            ``span`` each state as an answer's first and as its last token.
+        num_labels: classes; 1 for regression, 2 for a span.
     """
 
-    kind: Literal["classification", "regression", "tokens"] = "classification"
+    kind: Kind = "classification"
     num_labels: int = 2
 
     def __post_init__(self) -> None:
@@ -50,7 +54,9 @@ class Head(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.linear = new_linear(width, config.num_labels, std)
 
-    def forward(self, states: Tensor, pooled: Tensor) -> Tensor:
+    def forward(
+        self, states: Tensor, pooled: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
         """``[B, S, D]`` and ``[B, D]`` to logits ``[B, C]``, or ``[B, S, C]`` of tokens."""
         return self.linear(self.dropout(states if self.config.kind == "tokens" else pooled))
 
@@ -129,7 +135,15 @@ def build_heads(
     for name in heads:
         if name not in tasks:
             raise UserError(f"a head for {name!r}, which is no task; {nearest(name, tasks)}")
-    return nn.ModuleList(Head(task, heads[task], width, std) for task in tasks)
+    return nn.ModuleList(_build(task, heads[task], width, std) for task in tasks)
+
+
+def _build(task: str, config: HeadConfig, width: int, std: float) -> nn.Module:
+    if config.kind != "span":
+        return Head(task, config, width, std)
+    head: Any = SpanHead(task, width, std)
+    head.config = config
+    return head
 
 
 def pool(states: Tensor, attention_mask: Tensor | None, how: Literal["mean", "first"]) -> Tensor:

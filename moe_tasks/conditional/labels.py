@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy
 
-from moe_tasks.conditional.heads import HeadConfig
+from moe_tasks.conditional.heads import HeadConfig, Kind
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.tasks.base import TaskCollection
 from moe_tasks.training.data import Tokens
@@ -28,18 +28,44 @@ def label_names(collection: TaskCollection, task: str) -> tuple[str, ...]:
     return tuple(features["labels"])
 
 
+def kind_of(collection: TaskCollection, task: str) -> Kind:
+    """The kind of head that a task needs, by ``Task.features["head_kind"]``.
+
+    That of a task that says nothing is ``classification``, or ``regression`` without labels.
+
+    Raises:
+        UserError: a kind that no encoder learns here.
+    """
+    features = collection.task(task).features
+    kind = features.get("head_kind")
+    if kind == "choice":
+        raise UserError(
+            f"task {task!r} is a choice among options, which encoders do not learn here; take "
+            "a sequence-to-sequence backbone, or leave it out of tasks.tasks"
+        )
+    return kind or ("classification" if label_names(collection, task) else "regression")
+
+
 def head_of(collection: TaskCollection, task: str) -> str:
     """The task whose head scores ``task``: itself, but for MNLI's second dev set."""
     return collection.task(task).features.get("head", task)
 
 
 def head_configs(collection: TaskCollection, tasks: Sequence[str]) -> dict[str, HeadConfig]:
-    """The head of every task, by its labels; ``UserError`` for a task without labels."""
-    counts = {task: len(label_names(collection, task)) for task in tasks}
-    return {
-        task: HeadConfig("classification", count) if count else HeadConfig("regression", 1)
-        for task, count in counts.items()
-    }
+    """The head of every task.
+
+    Raises:
+        UserError: a task without labels, or of a kind that no encoder learns here.
+    """
+    return {task: _head_config(collection, task) for task in tasks}
+
+
+def _head_config(collection: TaskCollection, task: str) -> HeadConfig:
+    kind = kind_of(collection, task)
+    if kind == "span":
+        return HeadConfig(kind, 2)
+    names = label_names(collection, task)
+    return HeadConfig("regression", 1) if kind == "regression" else HeadConfig(kind, len(names))
 
 
 class LabelRows:

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
 from moe_tasks import config as configuration
@@ -18,6 +19,7 @@ from moe_tasks.conditional.heads import Head, HeadConfig, build_heads, pool
 from moe_tasks.conditional.modules import Condition, new_linear
 from moe_tasks.errors import UserError
 from moe_tasks.multitask import MultiTaskModel
+from moe_tasks.training.loss import IGNORED
 
 Pooling = Literal["pooler", "mean", "first"]
 
@@ -162,20 +164,22 @@ class CAMTL(MultiTaskModel):
         for task_id in present:
             task, head = self.task_names[task_id], self.head(task_id)
             own = rows[task] = (task_ids == task_id).nonzero()[:, 0].to(states.device)
-            logits[task] = head(states[own], pooled[own])
+            mask = None if attention_mask is None else attention_mask[own]
+            logits[task] = head(states[own], pooled[own], mask)
             if labels is not None:
-                losses[task] = head.loss(logits[task], _column(labels)[own])
+                losses[task] = head.loss(logits[task], _fitting(labels, head, states)[own])
         loss = torch.stack(list(losses.values())).mean() if losses else None
         return EncoderOutput(loss, losses, logits, rows, states, pooled)
 
     def loss(self, inputs: Mapping[str, Tensor], label_smoothing: float = 0.0) -> Tensor:
         given = dict(inputs)
-        labels, weights = _column(given.pop("labels")), given.pop("weights", None)
+        labels, weights = given.pop("labels"), given.pop("weights", None)
         output = self(**given)
         total = torch.zeros((), device=labels.device)
         for task, logits in output.logits.items():
-            own = output.rows[task]
-            losses, _ = self.head(task).losses(logits, labels[own], label_smoothing)
+            own, head = output.rows[task], self.head(task)
+            known = _fitting(labels, head, output.last_hidden_state)[own]
+            losses, _ = head.losses(logits, known, label_smoothing)
             total = total + (losses.sum() if weights is None else losses @ weights[own])
         return total
 
@@ -228,8 +232,17 @@ class CAMTL(MultiTaskModel):
         return cls(backbone, meta["tasks"], saved.heads, saved.config, pooling=saved.pooling)
 
 
-def _column(labels: Tensor) -> Tensor:
-    return labels[:, None] if labels.dim() == 1 else labels
+def _fitting(labels: Tensor, head: Head, states: Tensor) -> Tensor:
+    """``labels`` ``[B]`` or ``[B, T]`` as columns; for heads of tokens as many as tokens.
+
+    A batch's labels are as wide as the widest of them, its inputs may be wider.
+    """
+    if labels.dim() == 1:
+        return labels[:, None]
+    missing = states.shape[1] - labels.shape[1]
+    if head.config.kind != "tokens" or missing <= 0:
+        return labels
+    return functional.pad(labels, (0, missing), value=IGNORED)
 
 
 @dataclass

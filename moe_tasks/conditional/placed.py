@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy
 
-from moe_tasks.conditional.labels import LabelRows
+from moe_tasks.conditional.labels import LabelRows, kind_of
 from moe_tasks.errors import UserError
 from moe_tasks.tasks.base import TaskCollection
 from moe_tasks.tasks.detailed import DetailedCollection
@@ -16,16 +16,6 @@ from moe_tasks.tasks.token_places import Window, WordTokens, windows, word_token
 from moe_tasks.training.data import Tokens
 
 _REMEMBERED = 100_000  # rows, some 3 kB each
-
-
-def kind_of(collection: TaskCollection, task: str) -> str:
-    """The kind of head that a task needs, by ``Task.features["head_kind"]``.
-
-    That of a task that says nothing is ``classification``, or ``regression`` without labels.
-    """
-    features = collection.task(task).features
-    plain = "classification" if features.get("labels") else "regression"
-    return features.get("head_kind", plain)
 
 
 class PlacedRows:
@@ -79,11 +69,6 @@ class PlacedRows:
             span = self._detail("start", row), self._detail("end", row)
             own = [(window.ids, window.labels(*span)) for window in self.windows(row)]
             return _arrays(*next((pair for pair in own if pair[1][0] >= 0), own[0]))
-        if kind == "choice":
-            raise UserError(
-                f"task {task!r} is a choice among options, which encoders do not learn here; take "
-                "a sequence-to-sequence backbone, or leave it out of tasks.tasks"
-            )
         return self._tokens.sources([row])[0], self._labels.targets([row])[0]
 
     def _detail(self, name: str, row: int) -> Any:

@@ -25,7 +25,8 @@ class Engine(Protocol):
     batches: what is drawn is the same everywhere, and the engine divides the rows.
 
     Attributes:
-        model: has the present weights; may be evaluated by the main process alone.
+        model: has the present weights after ``complete``, and may then be evaluated by the main
+            process alone.
         processes: that train together.
         device: of this process.
         splits: parts that each batch is cut into; doubled whenever memory runs out.
@@ -82,7 +83,15 @@ class Engine(Protocol):
         ...
 
     def save_model(self, path: Path) -> None:
-        """Write the model's files into an existing empty folder; the main process alone."""
+        """Write the model's files into an existing empty folder; the main process alone, after
+        ``complete`` or ``tensors``."""
+        ...
+
+    def complete(self) -> None:
+        """Give the main process's model all present weights until the next ``backward``.
+
+        All processes take part; ``tensors`` does it, too.
+        """
         ...
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from moe_tasks.engines.base import Engine
+from moe_tasks.engines.layouts import check_stage, check_world
 from moe_tasks.engines.local import LocalEngine
 from moe_tasks.engines.processes import Processes
 from moe_tasks.errors import UserError
@@ -36,7 +37,7 @@ class EngineConfig:
     name: ``local``, one process; or ``deepspeed``, any number that a launcher starts.
     zero_stage: what DeepSpeed divides over the processes: 0 nothing, 1 optimizer state, 2 reduced
         gradients too.
-    expert_parallel: over how many processes a layer's experts are spread.
+    expert_parallel: over how many neighbouring processes each layer's experts are spread.
     timeout: seconds after which a collective call counts as hung.
     config: further keys of DeepSpeed's own configuration.
     """
@@ -48,17 +49,17 @@ class EngineConfig:
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.expert_parallel < 1:
+            raise ValueError(f"'expert_parallel' is {self.expert_parallel}; it must be at least 1")
+        if self.expert_parallel > 1:
+            if self.name == "local":
+                raise ValueError("'expert_parallel' needs several processes: set engine=deepspeed")
+            check_stage(self.expert_parallel, self.zero_stage)
         if self.zero_stage not in (0, 1, 2):
             why = " (3 would divide the experts' weights, which routed layers read directly)"
             raise ValueError(
                 f"'zero_stage' is {self.zero_stage}; it must be 0, 1 or 2"
                 + (why if self.zero_stage == 3 else "")
-            )
-        if self.expert_parallel != 1:
-            raise ValueError(
-                f"'expert_parallel' is {self.expert_parallel}, but experts cannot be spread over "
-                "processes yet; leave it at 1, where every process has all experts and "
-                "zero_stage=2 divides their optimizer state"
             )
         if self.timeout <= 0:
             raise ValueError(f"'timeout' is {self.timeout}; it must be above 0 seconds")
@@ -87,6 +88,7 @@ class EngineConfig:
                 )
             return Processes()
         check_launch(os.environ, None if device == "cuda" else 0)
+        check_world(self.expert_parallel, world)
         from moe_tasks.engines import group  # imports DeepSpeed, which takes seconds
 
         return group.join(self.timeout, device)
@@ -98,7 +100,7 @@ class EngineConfig:
         from moe_tasks.engines.zero import DeepSpeedEngine
 
         return lambda model, training: DeepSpeedEngine(
-            model, training, processes, self.zero_stage, self.config
+            model, training, processes, self.zero_stage, self.config, self.expert_parallel
         )
 
 

@@ -9,13 +9,15 @@ are known by name.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from moe_tasks.engines.ownership import Layout
 
 STATES = ("exp_avg", "exp_avg_sq")
 _SETTINGS = ("lr", "betas", "eps", "weight_decay", "fused")
@@ -40,12 +42,18 @@ class FlatAdamW(torch.optim.Optimizer):
 
     Args:
         like: AdamW over the model's parameters, whose groups and settings are taken over.
+        layout: how experts are spread; theirs become groups of their own, divided over the
+            processes that have the same ones.
+        rate_names: name of the rate of every trainable parameter, also of other processes'.
     """
 
-    def __init__(self, like: torch.optim.AdamW) -> None:
+    def __init__(
+        self, like: torch.optim.AdamW, layout: Layout, rate_names: Mapping[str, str]
+    ) -> None:
+        self._layout, self._rate_names = layout, dict(rate_names)
         groups = [
-            {**group, "params": list(group["params"]), "number": number}
-            for number, group in enumerate(like.param_groups)
+            {**group, "number": number}
+            for number, group in enumerate(_by_owner(like.param_groups, layout))
         ]
         self._settings = {key: like.defaults[key] for key in _SETTINGS}
         super().__init__(groups, dict(like.defaults))
@@ -57,14 +65,15 @@ class FlatAdamW(torch.optim.Optimizer):
         self._updated: frozenset[str] = frozenset()
         self._inner = torch.optim.AdamW([torch.zeros(0)])
 
-    def cut(self, spans: Mapping[str, Span], starts: Sequence[int]) -> None:
+    def cut(self, spans: Mapping[str, Span], sizes: Sequence[int]) -> None:
         """Begin: the groups' parameters are now flat.
 
         Args:
-            spans: of all the model's parameters, by name.
-            starts: per group, where this process's stretch begins.
+            spans: of the parameters that this process trains, by name.
+            sizes: per group, the length of a process's stretch.
         """
-        self.spans, self._starts = dict(spans), list(starts)
+        places = [self._place(group) for group in self.param_groups]
+        self.spans, self._starts = dict(spans), [n * p for n, p in zip(sizes, places, strict=True)]
         self._flats = [group["params"][0].detach() for group in self.param_groups]
         self._pieces = {
             name: nn.Parameter(self._flats[span.group][local])
@@ -83,8 +92,8 @@ class FlatAdamW(torch.optim.Optimizer):
     def prepare(self, used: Collection[str], rates: Mapping[str, float]) -> None:
         """What the next update changes: parameters ``used``, of groups that have a rate."""
         for group in self._inner.param_groups:
-            group["lr"] = rates.get(group["name"], 0.0)
-        updated = [n for n in used if self.param_groups[self.spans[n].group]["name"] in rates]
+            group["lr"] = rates.get(group["rate"], 0.0)
+        updated = [name for name in used if self._rate_names[name] in rates]
         self._updated = frozenset(updated)
         for name in updated:
             self.steps[name] = self.steps.get(name, 0) + 1
@@ -105,11 +114,12 @@ class FlatAdamW(torch.optim.Optimizer):
         """States of all parameters that were ever updated, whole, in process 0; a collective."""
         found: dict[str, Tensor] = {}
         for number, key in itertools.product(range(len(self._flats)), STATES):
-            whole = self._gathered(number, key)
-            for name, span in self.spans.items():
-                if whole is not None and span.group == number and name in self.steps:
-                    own = whole[span.start : span.stop]
-                    found[f"optimizer/{name}/{key}"] = own.view(span.shape).clone()
+            for renamed, whole in self._gathered(number, key):
+                for own_name, span in self.spans.items():
+                    name = renamed.get(own_name, own_name)
+                    if span.group == number and name in self.steps:
+                        own = whole[span.start : span.stop]
+                        found[f"optimizer/{name}/{key}"] = own.view(span.shape).clone()
         steps = {f"optimizer/{n}/step": torch.tensor(float(s)) for n, s in self.steps.items()}
         return {**steps, **found}
 
@@ -125,7 +135,11 @@ class FlatAdamW(torch.optim.Optimizer):
                     **{key: state[key].flatten()[within].to(piece.device) for key in STATES},
                 }
 
-    def _gathered(self, number: int, key: str) -> Tensor | None:
+    def _gathered(self, number: int, key: str) -> list[tuple[dict[str, str], Tensor]]:
+        """In process 0, the whole of a group's state, and what its parameters are called there.
+
+        There is one of each owner of experts, whose parameters lie as those of process 0 do.
+        """
         own = torch.zeros_like(self._flats[number])
         for name, piece in self._pieces.items():
             span = self.spans[name]
@@ -135,7 +149,23 @@ class FlatAdamW(torch.optim.Optimizer):
         if dist.get_rank() == 0:
             parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
         dist.gather(own, parts)
-        return None if parts is None else torch.cat([part.cpu() for part in parts])
+        if parts is None:
+            return []
+        parts = [part.cpu() for part in parts]
+        if not self._of_experts(self.param_groups[number]):
+            return [({}, torch.cat(parts))]
+        owned = self._layout.owned
+        return [
+            (dict(zip(owned[0], names, strict=True)), torch.cat(parts[owner :: len(owned)]))
+            for owner, names in enumerate(owned)
+        ]
+
+    def _of_experts(self, group: Mapping[str, Any]) -> bool:
+        return group.get("moe", False)
+
+    def _place(self, group: Mapping[str, Any]) -> int:
+        """This process's place among those that a group is divided over."""
+        return self._layout.copy if self._of_experts(group) else self._layout.rank
 
     def _local(self, span: Span) -> slice:
         """The part of this process's stretch that is the parameter's; empty if none is."""
@@ -148,3 +178,15 @@ class FlatAdamW(torch.optim.Optimizer):
         local = self._local(span)
         start = self._starts[span.group] + local.start - span.start
         return slice(start, start + local.stop - local.start)
+
+
+def _by_owner(groups: Sequence[Mapping[str, Any]], layout: Layout) -> Iterator[dict[str, Any]]:
+    """Groups for DeepSpeed, which finds the processes of a group of experts by its name."""
+    for group in groups:
+        shared = [p for p in group["params"] if getattr(p, "allreduce", True)]
+        experts = [p for p in group["params"] if not getattr(p, "allreduce", True)]
+        if shared:
+            yield {**group, "rate": group["name"], "params": shared}
+        if experts:
+            name = layout.group_name
+            yield {**group, "rate": group["name"], "name": name, "moe": True, "params": experts}

@@ -110,7 +110,7 @@ class Divided:
                 flat, self._zero.round_robin_bit16_offsets[group], strict=True
             )
         }
-        optimizer.cut(spans, [size * processes.rank for size in self._zero.partition_size])
+        optimizer.cut(spans, self._zero.partition_size)
 
     def unreduced(self) -> AbstractContextManager[None]:
         """Backward inside leaves gradients in this process; they are reduced at the end."""

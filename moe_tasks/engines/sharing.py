@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from moe_tasks.experts.dispatch import GroupRows
-from moe_tasks.training.loss import IGNORED
+from moe_tasks.experts.trips import GroupRows
+from moe_tasks.training.loss import IGNORED, target_lengths
 
 Rows = dict[str, torch.Tensor]
 
@@ -23,7 +23,7 @@ def share(inputs: Mapping[str, torch.Tensor], rank: int, world: int) -> Rows:
         inputs: of a batch with padding on the right, as ``Batch.inputs``.
     """
     sources = inputs["attention_mask"].sum(1).tolist()
-    targets = (inputs["labels"] != IGNORED).sum(1).tolist()
+    targets = target_lengths(inputs["labels"]).tolist()
     runs = _runs(list(zip(sources, targets, strict=True)), world)
     own = runs[rank] if rank < len(runs) else slice(0, 1)
     rows = _cut(inputs, own, max(sources[own]), max(1, *targets[own]))
@@ -42,7 +42,7 @@ def share_together(
     arguments everywhere (the library leaves out masks that hide nothing).
     """
     sources = inputs["attention_mask"].sum(1).tolist()
-    targets = (inputs["labels"] != IGNORED).sum(1).tolist()
+    targets = target_lengths(inputs["labels"]).tolist()
     runs = _runs(list(zip(sources, targets, strict=True)), world)
     first = rank // size * size
     slices = [runs[r] if r < len(runs) else slice(0, 0) for r in range(first, first + size)]

@@ -27,15 +27,18 @@ class Streams:
     Args:
         model: whose backbone draws each process's own numbers, and whose other parts draw first.
         world: with one process, torch's generators are used as they are.
+        together: so many neighbours compute their rows together, and draw alike for them.
     """
 
-    def __init__(self, model: Any, device: torch.device, rank: int, world: int) -> None:
-        self._device, self._rank, self._world = device, rank, world
+    def __init__(
+        self, model: Any, device: torch.device, rank: int, world: int, together: int = 1
+    ) -> None:
+        self._device, self._rank, self._world, self._together = device, rank, world, together
         self._model = model
         self._seeds: torch.Generator | None = None
         self._pending: int | None = None
         if world > 1:
-            backbone_of(model).register_forward_pre_hook(lambda *_: self._part())
+            backbone_of(model).register_forward_pre_hook(lambda *_: self._part_from_here())
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -46,8 +49,9 @@ class Streams:
         seed = torch.randint(2**62, (), generator=self._shared_seeds())
         self._pending = int(seed) + self._rank
         self._common = random_state(self._device)
-        if self._draws_by_row():
-            self._part()
+        self._parted = self._draws_by_row()
+        if self._parted:  # a group's rows are drawn by all of the group
+            torch.manual_seed(int(seed) + self._world + self._rank // self._together)
         try:
             yield
         finally:
@@ -68,10 +72,11 @@ class Streams:
         if _NAME in tensors and self._world > 1:
             self._shared_seeds().set_state(tensors[_NAME])
 
-    def _part(self) -> None:
+    def _part_from_here(self) -> None:
         """From here on, this process's own numbers."""
         if self._pending is not None:
-            self._common = random_state(self._device)
+            if not self._parted:
+                self._common = random_state(self._device)
             torch.manual_seed(self._pending)
             self._pending = None
 

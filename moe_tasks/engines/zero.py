@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,12 @@ from moe_tasks.engines.base import (
     checkpoint_gradients,
     is_out_of_memory,
 )
-from moe_tasks.engines.ownership import Layout
 from moe_tasks.engines.pieces import FlatAdamW
 from moe_tasks.engines.processes import Processes
 from moe_tasks.engines.reduction import Divided, Replicated
 from moe_tasks.engines.sharing import share, share_together
 from moe_tasks.engines.spreading import Losses, spread_experts
 from moe_tasks.engines.streams import Streams
-from moe_tasks.model import TaskMoE
 from moe_tasks.training.config import TrainingConfig
 from moe_tasks.training.data import Batch
 from moe_tasks.training.model import Trainable
@@ -66,18 +64,13 @@ class DeepSpeedEngine:
         names = parameter_names(model)
         self._shapes = {name: p.shape for p, name in names.items()}
         self.device = next(iter(names)).device
-        spread = expert_parallel > 1 and isinstance(model, TaskMoE)
-        self._together = expert_parallel if spread else 1
-        self._experts, self.peers = (
-            spread_experts(model, config, processes, self._together) if spread else (None, None)
-        )
+        self._experts, self.peers = spread_experts(model, config, processes, expert_parallel)
+        layout = self._experts.layout
         self._parameters = {name: p for p, name in parameter_names(model).items()}
-        self._streams = Streams(model, self.device, processes.rank, processes.world, self._together)
+        self._streams = Streams(model, self.device, layout.rank, layout.world, layout.size)
         if config.gradient_checkpointing:
             checkpoint_gradients(model)
         plain = build_optimizer(model, config)
-        layout = Layout(1, processes.rank, processes.world)
-        layout = self._experts.layout if self._experts else layout
         optimizer = FlatAdamW(plain, layout, _rate_names(model, names)) if stage else plain
         with processes.calling("set-up"):
             self._engine, *_ = deepspeed.initialize(
@@ -91,18 +84,17 @@ class DeepSpeedEngine:
             if isinstance(optimizer, FlatAdamW)
             else Replicated(self._engine, optimizer, self._parameters)
         )
-        if self._experts is not None:
-            self._experts.release()
+        self._experts.release()
         self._used: frozenset[str] = frozenset()
         self._norm = torch.zeros((), device=self.device)
 
     def backward(self, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
-        if self._experts is not None:
-            self._experts.release()
+        self._experts.release()
         with self.processes.calling("gradients"):
             with self._unreduced():
                 loss = self._accumulate(batches)
-            self._updates.reduce(self._used)
+            with self.processes.calling("reduction"):
+                self._updates.reduce(self._used)
             self._norm = self._updates.norm()
         return loss, self._norm
 
@@ -118,7 +110,7 @@ class DeepSpeedEngine:
         self._updates.zero_gradients()
 
     def complete(self) -> None:
-        if self._experts is not None:
+        if self.peers is not None:
             with self.processes.calling("experts' weights"):
                 self._experts.collect()
 
@@ -137,12 +129,10 @@ class DeepSpeedEngine:
         self._streams.load(tensors)
 
     def load_model(self, path: Path) -> None:
-        if self._experts is not None:
-            self._experts.make_room()
+        self._experts.make_room()
         self.model.load_weights(path)
         self._updates.take_weights()
-        if self._experts is not None:
-            self._experts.release()
+        self._experts.release()
 
     def save_model(self, path: Path) -> None:
         self.model.save(path)
@@ -150,12 +140,15 @@ class DeepSpeedEngine:
     @contextmanager
     def _unreduced(self) -> Iterator[None]:
         """Gradients stay in this process; at the end, DeepSpeed reduces those that there are."""
-        with self._updates.unreduced():
+        with ExitStack() as unreduced:
+            unreduced.enter_context(self._updates.unreduced())
             try:
                 yield
             except BaseException:
                 self.zero_gradients()  # the others would not take part
                 raise
+            with self.processes.calling("reduction"):
+                unreduced.close()
 
     def _accumulate(self, batches: Sequence[Batch]) -> torch.Tensor:
         """This process's part of the gradients, zeros where only others have one; global loss."""
@@ -168,7 +161,7 @@ class DeepSpeedEngine:
             except RuntimeError as raised:
                 if not is_out_of_memory(raised):
                     raise
-                if self._experts is not None:  # the others are in the middle of sending rows
+                if self.peers is not None:  # the others are in the middle of sending rows
                     raise OutOfMemory(advice(batches, raised)) from raised
                 error = raised
             failures, loss = self._exchange(error is not None, loss)
@@ -224,10 +217,11 @@ class DeepSpeedEngine:
     def _rows(self, part: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         """This process's rows, and whose it computes them with."""
         rank, world = self.processes.rank, self.processes.world
-        if self._experts is None:
+        group = None
+        if self.peers is None:
             rows = share(part, rank, world)
-            return {key: value.to(self.device) for key, value in rows.items()}
-        rows, group = share_together(part, rank, world, self._together)
+        else:
+            rows, group = share_together(part, rank, world, self.peers.size)
         return {"group": group, **{key: value.to(self.device) for key, value in rows.items()}}
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
+from moe_tasks.engines.processes import Processes
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.evaluation.views import template_names
 from moe_tasks.evaluation.zeroshot import CellKey, CellResult, ZeroShot
@@ -37,10 +38,11 @@ def run_cells(
     for key in keys:
         folder = out / cell_folder(key)
         identity = _identity(evaluator, key)
-        if _finished(folder, identity):
-            report(f"{_name(key)}: kept, {folder / RESULT}")
-            continue
         try:
+            identity["asked"] = evaluator.asked(key).digest
+            if _finished(folder, identity):
+                report(f"{_name(key)}: kept, {folder / RESULT}")
+                continue
             done = evaluator.cell(key)
             _write(folder, identity, done)
             report(f"{_name(key)}: {_scores(done.result)}")
@@ -116,7 +118,8 @@ def _name(key: CellKey) -> str:
 def _scores(result: dict[str, Any]) -> str:
     parts = [f"{how} {value:.3f}" for how, value in result["scores"].items()]
     chance = "" if result["chance"] is None else f", chance {result['chance']:.3f}"
-    return f"{result['metric']} {', '.join(parts)} ({result['rows']} rows{chance})"
+    cut = [f", {number} {side} cut" for side, number in result["cut"].items() if number]
+    return f"{result['metric']} {', '.join(parts)} ({result['rows']} rows{chance}{''.join(cut)})"
 
 
 def cell_keys(
@@ -164,18 +167,29 @@ def _templates(evaluator: ZeroShot, task: str, templates: Any) -> list[str]:
     return template_names(evaluator.collection, task) if templates == "all" else _names(templates)
 
 
-def evaluate_unseen(workspace: Workspace, config: ZeroshotConfig) -> None:
+def evaluate_unseen(workspace: Workspace, config: ZeroshotConfig, processes: Processes) -> None:
     """Every system of a run on all its unseen tasks and templates, and the table of it.
+
+    The processes share the cells, each of which writes its folder; the main one writes the table.
 
     Raises:
         UserError: no cell could be evaluated.
     """
-    from analysis.sweep import write_sweep
-
     evaluator = ZeroShot(workspace, workspace.collection, config)
     out = workspace.folder / "zeroshot"
     keys = cell_keys(evaluator, "all", config.routes, "all", "all")
-    for line in run_cells(evaluator, keys, out, report=lambda line: None):
+    failed = processes.divided(
+        "evaluation",
+        len(keys),
+        lambda number: run_cells(evaluator, [keys[number]], out, report=lambda line: None),
+    )
+    processes.on_main(lambda: _conclude(out, [line for lines in failed for line in lines]))
+
+
+def _conclude(out: Path, failed: Sequence[str]) -> None:
+    from analysis.sweep import write_sweep
+
+    for line in failed:
         print(f"error: {line}", file=sys.stderr)
     print(write_sweep([out], out).split("**Per task**")[0].strip())
     print(f"\nPer task and template: {out / 'sweep.md'}, {out / 'table.csv'}, {out / 'sweep.png'}")

@@ -60,7 +60,9 @@ def average(scores: Mapping[str, Mapping[str, float]]) -> float:
     return sum(sum(values) / len(values) for values in joined.values()) / len(joined)
 
 
-def _mean_of(*names: str) -> Metric:
+def mean_of(*names: str) -> Metric:
+    """The mean of registered metrics, as one metric."""
+
     def compute(predictions: Sequence[str], references: References) -> float:
         scores = [lookup("metric", name).compute(predictions, references) for name in names]
         return sum(scores) / len(scores)
@@ -77,5 +79,5 @@ def _no_numbers(references: References) -> Iterable[tuple[int, str]]:
 
 register("metric", "F1-of-1")(Metric(f1_of_positive))
 register("metric", "Spearman-Correlation")(Metric(spearman, -1.0, 1.0, _no_numbers))
-register("metric", "F1-and-ACC")(_mean_of("F1-of-1", "ACC"))
-register("metric", "Pearson-and-Spearman")(_mean_of("Pearson-Correlation", "Spearman-Correlation"))
+register("metric", "F1-and-ACC")(mean_of("F1-of-1", "ACC"))
+register("metric", "Pearson-and-Spearman")(mean_of("Pearson-Correlation", "Spearman-Correlation"))

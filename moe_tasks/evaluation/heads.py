@@ -6,19 +6,23 @@ from collections.abc import Sequence
 
 import torch
 
-from moe_tasks.conditional.labels import head_of, label_names
+from moe_tasks.conditional.labels import head_of, kind_of, label_names
 from moe_tasks.conditional.model import CAMTL
 from moe_tasks.data import RunData
+from moe_tasks.evaluation.places import span_answers, tag_answers
 
 
 @torch.inference_mode()
 def answers(
     model: CAMTL, data: RunData, task: str, rows: Sequence[int], batch_size: int = 64
 ) -> list[str]:
-    """The label, or the number, that the task's head gives each row, in the order of ``rows``.
+    """The label, number, tags or span that the task's head gives each row, in their order.
 
     Rows are read in batches of similar length. The model is left in evaluation mode.
     """
+    kind = kind_of(data.collection, task)
+    if kind in ("tokens", "span"):
+        return (tag_answers if kind == "tokens" else span_answers)(model, data, task, rows)
     head, labels = head_of(data.collection, task), label_names(data.collection, task)
     task_id, device = model.eval().task_id(head), next(model.parameters()).device
     lengths = [len(ids) for ids in data.tokens.sources(rows)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from moe_tasks.errors import UserError
@@ -21,6 +22,12 @@ class View:
     template: str
     text: str
     examples: list[Example]
+
+    @property
+    def digest(self) -> str:
+        """Changes with anything that decides a score, other than the model."""
+        content = (self.text, self.task.metric, self.examples)
+        return hashlib.sha256(repr(content).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def template_names(collection: TaskCollection, task: str) -> list[str]:

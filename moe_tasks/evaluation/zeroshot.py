@@ -58,6 +58,14 @@ class ZeroShot:
     collection: TaskCollection
     config: ZeroshotConfig = field(default_factory=ZeroshotConfig)
     _placers: dict[str, Placer] = field(default_factory=dict, init=False)
+    _asked: View | None = field(default=None, init=False)
+
+    def asked(self, key: CellKey) -> View:
+        """The rows of a cell; ``UserError`` as for ``view``."""
+        kept = self._asked
+        if kept is None or (kept.task.name, kept.template) != (key.task, key.template):
+            kept = self._asked = view(self.collection, key.task, key.template)
+        return kept
 
     def cell(self, key: CellKey) -> CellResult:
         """Evaluate one cell.
@@ -67,7 +75,7 @@ class ZeroShot:
                 that the system cannot give.
         """
         began = time.perf_counter()
-        asked = view(self.collection, key.task, key.template)
+        asked = self.asked(key)
         examples = asked.examples[: self.config.limit]
         placer = self._placer(key.system)
         sources = self._sources(asked, examples, placer)
@@ -82,6 +90,7 @@ class ZeroShot:
             lines, scores = self._generated(asked, examples, sources, placed)
         result = {
             **_facts(asked, examples),
+            "cut": self._num_cut(asked, examples),
             "source": placed.source,
             "placed_on": placed.placed_on,
             "experts": list(placed.route),
@@ -94,6 +103,9 @@ class ZeroShot:
         if system not in self._placers:
             self._placers.clear()  # one system's weights at a time
             model = self.workspace.model(system).eval()
+            if not model.backbone.can_generate():
+                kind = type(model.backbone).__name__
+                raise UserError(f"system {system!r}: a {kind} only reads and can give no answer")
             if isinstance(model, TaskMoE) and self.config.selection is not None:
                 selection = self.workspace.annealed(system, self.config.selection)
                 model.use_selection(selection)
@@ -103,13 +115,29 @@ class ZeroShot:
     def _sources(
         self, asked: View, examples: Sequence[Example], placer: Placer
     ) -> list[numpy.ndarray]:
-        config, tokenizer = self.workspace.config.data, self.workspace.data.tokenizer
-        texts = [format_source(asked.task, example.input, config.prompt) for example in examples]
-        ids = encode_texts(tokenizer, texts, config.max_source)
+        tokenizer, limit = self.workspace.data.tokenizer, self.workspace.config.data.max_source
+        ids = encode_texts(tokenizer, self._inputs(asked, examples), limit)
         if placer.model.backbone.config.is_encoder_decoder:
             return ids
         eos = tokenizer.eos_token_id  # a continuation is asked for: the input has not ended
         return [row[:-1] if len(row) > 1 and row[-1] == eos else row for row in ids]
+
+    def _inputs(self, asked: View, examples: Sequence[Example]) -> list[str]:
+        prompt = self.workspace.config.data.prompt
+        return [format_source(asked.task, example.input, prompt) for example in examples]
+
+    def _num_cut(self, asked: View, examples: Sequence[Example]) -> dict[str, int]:
+        """How many inputs, and different options, are longer than the model is given."""
+        config, tokenizer = self.workspace.config.data, self.workspace.data.tokenizer
+        options = sorted({f" {option}" for example in examples for option in example.options})
+        sides = {
+            "inputs": (self._inputs(asked, examples), config.max_source),
+            "options": (options, config.max_target),
+        }
+        return {
+            side: sum(len(ids) > limit for ids in encode_texts(tokenizer, texts, limit + 1))
+            for side, (texts, limit) in sides.items()
+        }
 
     def _ranked(
         self,

@@ -31,12 +31,17 @@ class ExpertBank(nn.Module):
         leaf: the pretrained module; every expert starts as its copy.
         num_experts: m.
         slot: shared by all banks of one layer.
+
+    Attributes:
+        here: numbers of the experts that are in this process: all, unless they are spread
+            (:mod:`moe_tasks.engines.ownership`). Routes in the slot count from the first of them.
     """
 
     def __init__(self, leaf: nn.Module, num_experts: int, slot: RouteSlot) -> None:
         super().__init__()
         copies = [leaf, *(copy.deepcopy(leaf) for _ in range(num_experts - 1))]
         self.experts = nn.ModuleList(copies)
+        self.here = range(num_experts)
         self.slot = slot
         self.pack()
 
@@ -77,17 +82,17 @@ class ExpertBank(nn.Module):
         if route.learns:
             return self.selected_learning(x, route)
         if len(route.segments) == 1:  # bit for bit what the plain leaf does
-            return self.experts[route.segments[0].key](x)
+            return self._expert(route.segments[0].key)(x)
         return self.selected(x, route)
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
         """Each row through its expert; no gradient for the route."""
-        return _by_segment(x, route, route.segments, lambda s, rows: self.experts[s.key](rows))
+        return _by_segment(x, route, route.segments, lambda s, rows: self._expert(s.key)(rows))
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
         """Each row through its expert, with the ``merge_st`` gradient for the route."""
         chosen = {
-            name: SelectParameters.apply(route.weights, route.keys, *self.stack(name))
+            name: SelectParameters.apply(route.weights, route, *self.stack(name))
             for name in self.parameter_names()
         }
         return self._per_task(x, route, chosen)
@@ -108,14 +113,20 @@ class ExpertBank(nn.Module):
         return [name for name, _ in self.experts[0].named_parameters()]
 
     def stack(self, name: str) -> list[nn.Parameter]:
-        """The parameter of that name of every expert."""
+        """The parameter of that name of every expert that is here."""
+        if len(self.here) < len(self.experts):
+            return [self.experts[expert].get_parameter(name) for expert in self.here]
         if "." in name:
             return [expert.get_parameter(name) for expert in self.experts]
         return [expert._parameters[name] for expert in self.experts._modules.values()]  # type: ignore[misc,union-attr]  # five times as fast, and called for every leaf
 
+    def _expert(self, key: int) -> nn.Module:
+        return self.experts[self.here[key]]
+
     def keep(self, experts: Sequence[int]) -> None:
         """Drop all experts but these, which are numbered anew."""
         self.experts = nn.ModuleList(self.experts[expert] for expert in experts)
+        self.here = range(len(self.experts))
         self.pack()
 
     def squeezed(self, weights: Tensor, mode: str) -> nn.Module:

@@ -41,7 +41,8 @@ def _linear(
     if not torch.is_grad_enabled():
         return route.scatter(_products(x, route.blocks, weight.mT, bias))
     used = _used(route, weights, biases)
-    return route.scatter(_GroupedLinear.apply(x, route.weights, route, weight, bias, *used))  # type: ignore[arg-type]
+    firsts = (weights[0], None if biases is None else biases[0])
+    return route.scatter(_GroupedLinear.apply(x, route.weights, route, weight, bias, firsts, *used))  # type: ignore[arg-type]
 
 
 def _used(
@@ -66,9 +67,10 @@ class _GroupedLinear(torch.autograd.Function):
         route: LayerRoute,
         weight: Tensor,
         bias: Tensor | None,
+        firsts: tuple[Tensor, Tensor | None],
         *used: Tensor,
     ) -> Tensor:
-        ctx.route, ctx.weight, ctx.bias = route, weight, bias
+        ctx.route, ctx.weight, ctx.bias, ctx.firsts = route, weight, bias, firsts
         ctx.save_for_backward(x)
         return _products(x, route.blocks, weight.mT, bias)
 
@@ -76,7 +78,7 @@ class _GroupedLinear(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
         route, weight, bias = ctx.route, ctx.weight, ctx.bias
-        for_x, for_p, _, _, _, *for_used = ctx.needs_input_grad
+        for_x, for_p, _, _, _, _, *for_used = ctx.needs_input_grad
         grad_y = grad_y.contiguous()
         grad_x = _products(grad_y, route.blocks, weight, None) if for_x else None
         grad_p, grads = None, [None] * len(for_used)
@@ -84,16 +86,17 @@ class _GroupedLinear(torch.autograd.Function):
             blocks = route.task_blocks if for_p else route.blocks
             grad_w, grad_b = _run_grads(x.contiguous(), grad_y, blocks, bias is not None)
             if for_p:
-                grad_p = inner(grad_w, weight)
+                first, first_bias = ctx.firsts
+                grad_p = inner(grad_w, route.compared(first, weight))
                 if grad_b is not None:
-                    grad_p += inner(grad_b, bias)
+                    grad_p += inner(grad_b, route.compared(first_bias, bias))
                 grad_p = _by_task(route, grad_p)
             if any(for_used):
                 runs = route.runs_of_segments if for_p else None
                 grads = _of_segments(grad_w, runs, weight.dtype)
                 if grad_b is not None:
                     grads += _of_segments(grad_b, runs, weight.dtype)
-        return grad_x, grad_p, None, None, None, *_wanted(grads, for_used)
+        return grad_x, grad_p, None, None, None, None, *_wanted(grads, for_used)
 
 
 def _wanted(grads: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
@@ -210,8 +213,8 @@ def grouped_scale(
         rows = rows.view(*rows.shape[:2], *(1,) * (y.dim() - 2), -1)
     if not torch.is_grad_enabled():
         return _scaled(y, rows)
-    used = _used(route, weights, biases)
-    return _GroupedScale.apply(y, route.weights, route, blocks, rows, *used)  # type: ignore[return-value]
+    used, firsts = _used(route, weights, biases), [parameters[0] for parameters in kinds]
+    return _GroupedScale.apply(y, route.weights, route, blocks, rows, firsts, *used)  # type: ignore[return-value]
 
 
 class _GroupedScale(torch.autograd.Function):
@@ -225,9 +228,10 @@ class _GroupedScale(torch.autograd.Function):
         route: LayerRoute,
         blocks: Tensor,
         rows: Tensor,
+        firsts: Sequence[Tensor],
         *used: Tensor,
     ) -> Tensor:
-        ctx.route, ctx.blocks, ctx.rows = route, blocks, rows
+        ctx.route, ctx.blocks, ctx.rows, ctx.firsts = route, blocks, rows, firsts
         ctx.save_for_backward(y)
         return _scaled(y, rows)
 
@@ -235,17 +239,23 @@ class _GroupedScale(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         (y,) = ctx.saved_tensors
         route, blocks = ctx.route, ctx.blocks
-        for_y, for_p, _, _, _, *for_used = ctx.needs_input_grad
+        for_y, for_p, _, _, _, _, *for_used = ctx.needs_input_grad
         grad_y = grad * ctx.rows[0] if for_y else None
         kinds = [_row_sums(grad * y), _row_sums(grad)][: len(blocks)]
         sums = torch.stack(kinds).to(blocks.dtype)  # [1 or 2, B, D]
         grad_p = None
         if for_p:
-            by_row = torch.bmm(sums, blocks.mT).sum(0).to(route.weights.dtype)  # [B, m]
+            pairs = zip(ctx.firsts, blocks.unbind(), strict=True)
+            every = (
+                blocks
+                if route.everywhere is None
+                else torch.stack([route.compared(*pair) for pair in pairs])
+            )
+            by_row = torch.bmm(sums, every.mT).sum(0).to(route.weights.dtype)  # [B, m]
             grad_p = route.rows_of_tasks.to(by_row.dtype) @ by_row
         totals = route.rows_of_segments.to(sums.dtype) @ sums  # [1 or 2, segments, D]
         grads = _wanted(totals.flatten(0, 1).unbind(), for_used)
-        return grad_y, grad_p, None, None, None, *grads
+        return grad_y, grad_p, None, None, None, None, *grads
 
 
 def _scaled(y: Tensor, rows: Tensor) -> Tensor:

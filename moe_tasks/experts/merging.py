@@ -10,6 +10,7 @@ from torch import Tensor
 
 from moe_tasks.experts.block import block_of
 from moe_tasks.experts.grouped import inner
+from moe_tasks.routing.plan import LayerRoute
 
 
 def merge(weights: Tensor, parameters: Sequence[Tensor]) -> Tensor:
@@ -53,9 +54,9 @@ class SelectParameters(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, weights: Tensor, experts: tuple[int, ...], *parameters: Tensor
+        ctx: Any, weights: Tensor, route: LayerRoute, *parameters: Tensor
     ) -> Tensor:
-        ctx.experts = experts
+        ctx.route, ctx.experts = route, route.keys
         ctx.save_for_backward(weights, *parameters)
         return torch.stack([parameters[expert].detach() for expert in ctx.experts])
 
@@ -64,7 +65,8 @@ class SelectParameters(torch.autograd.Function):
         weights, *parameters = ctx.saved_tensors
         grad_weights = None
         if ctx.needs_input_grad[0]:
-            grad_weights = inner(grad.contiguous(), block_of(parameters)).to(weights.dtype)
+            every = ctx.route.compared(parameters[0], block_of(parameters))
+            grad_weights = inner(grad.contiguous(), every).to(weights.dtype)
         grads: list[Tensor | None] = [None] * len(parameters)
         for expert in set(ctx.experts):
             if ctx.needs_input_grad[2 + expert]:

@@ -8,7 +8,7 @@ Legend for shapes, here and in ``moe_tasks.experts``:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -68,6 +68,8 @@ class LayerRoute:
             back; ``None`` where they lie so already.
         segments: runs of equal key of the grouped rows, one per key in use, in rising order.
         task_segments: runs of one task each; they refine ``segments``.
+        everywhere: where experts are spread over processes, in the backward pass of this layer, all
+            m experts' versions of a parameter by the first one that is here.
     """
 
     mode: Mode
@@ -80,6 +82,16 @@ class LayerRoute:
     inverse: Tensor | None
     segments: tuple[Segment, ...]
     task_segments: tuple[Segment, ...]
+    everywhere: Mapping[Tensor, Tensor] | None = None
+
+    def compared(self, first: Tensor, own: Tensor) -> Tensor:
+        """A parameter's versions ``[m, ...]``, with which the router's gradient compares.
+
+        Args:
+            first: the first version that is in this process.
+            own: all that are.
+        """
+        return own if self.everywhere is None else self.everywhere[first]
 
     @property
     def learns(self) -> bool:
@@ -149,8 +161,8 @@ class LayerRoute:
             self,
             row_task=self.row_task.index_select(0, rows),
             row_key=self.row_key.index_select(0, rows),
-            segments=_segments([self.keys[segment.key] for segment in self.task_segments]),
-            task_segments=_segments([segment.key for segment in self.task_segments]),
+            segments=segments_of([self.keys[segment.key] for segment in self.task_segments]),
+            task_segments=segments_of([segment.key for segment in self.task_segments]),
         )
 
     def first_row_numbers(self) -> Tensor:
@@ -173,14 +185,14 @@ class LayerRoute:
 
     def gather(self, x: Tensor) -> Tensor:
         """``x [B, ...]`` with equal keys together."""
-        return x if self.order is None else _permuted(x, self.order, self.inverse)
+        return x if self.order is None else permuted(x, self.order, self.inverse)
 
     def scatter(self, x: Tensor) -> Tensor:
         """Inverse of :meth:`gather`."""
-        return x if self.inverse is None else _permuted(x, self.inverse, self.order)
+        return x if self.inverse is None else permuted(x, self.inverse, self.order)
 
 
-def _permuted(x: Tensor, order: Tensor, inverse: Tensor | None) -> Tensor:
+def permuted(x: Tensor, order: Tensor, inverse: Tensor | None) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad:
         return _Permuted.apply(x, order, inverse)  # type: ignore[return-value]
     return x.index_select(0, order)
@@ -224,7 +236,7 @@ class RoutePlan:
         keys = [list(range(num_tasks))] * num_layers
         if mode == "select":
             keys = weights.detach().argmax(-1).tolist()
-        orders = [_order(row_task, layer_keys) for layer_keys in keys]
+        orders = [order_rows(row_task, layer_keys) for layer_keys in keys]
         row_keys = [[layer_keys[task] for task in row_task] for layer_keys in keys]
         # One transfer for everything that the device must know: [3 L + 1, B].
         host = torch.tensor([*orders, *row_keys, list(row_task)]).reshape(-1, len(row_task))
@@ -246,8 +258,8 @@ class RoutePlan:
                     row_key=device_keys[index],
                     order=None if in_place else device_orders[index],
                     inverse=None if in_place else inverses[index],
-                    segments=_segments([layer_keys[task] for task in tasks]),
-                    task_segments=_segments(tasks),
+                    segments=segments_of([layer_keys[task] for task in tasks]),
+                    task_segments=segments_of(tasks),
                 )
             )
         return RoutePlan(tuple(layers), mode, gradient, weights, tuple(row_task))
@@ -258,14 +270,14 @@ class RoutePlan:
         return RoutePlan.build(self.weights, rows, self.mode, self.gradient)
 
 
-def _order(row_task: Sequence[int], keys: Sequence[int]) -> list[int]:
+def order_rows(row_task: Sequence[int], keys: Sequence[int]) -> list[int]:
     """Rows by key, and then by task as these first come."""
     first = {task: row for row, task in reversed(list(enumerate(row_task)))}
     rows = range(len(row_task))
     return sorted(rows, key=lambda row: (keys[row_task[row]], first[row_task[row]]))
 
 
-def _segments(keys: list[int]) -> tuple[Segment, ...]:
+def segments_of(keys: list[int]) -> tuple[Segment, ...]:
     borders = [i for i in range(len(keys) + 1) if i in (0, len(keys)) or keys[i] != keys[i - 1]]
     return tuple(Segment(keys[a], a, b) for a, b in pairwise(borders) if a < b)
 

@@ -36,7 +36,7 @@ class PromptedTasks:
         tasks: which of the tasks; all when None.
         held_out: tasks and categories that are not trained on but evaluated; what the folder says
             when None.
-        max_rows: at most so many rows of a file, the first ones.
+        max_rows: at most so many rows of a file, drawn from everywhere in it.
         max_options: relations of ``templates.json`` with at most so many different answers have
             them as answer options; the others are open.
         on_bad_row: ``error`` or ``skip``.
@@ -66,9 +66,11 @@ class PromptedTasks:
         Raises:
             UserError: something is missing or malformed; names file, key, or task, template, row.
         """
-        known = read_folder(existing_folder(self.path), self.max_options, self.max_rows)
-        chosen = choose("task", self.tasks, [task.name for task in known])
-        tasks = [task for task in known if task.name in chosen]
+        tasks = read_folder(existing_folder(self.path), self.max_options, self.max_rows)
+        chosen = choose("task", self.tasks, [task.name for task in tasks])
+        return self._collect([task for task in tasks if task.name in chosen])
+
+    def _collect(self, tasks: Sequence[PromptedTask]) -> PromptedCollection:
         if self.held_out is not None:
             tasks = hold_out_tasks(tasks, self.held_out)
         bad = BadRows(self.on_bad_row, self.max_bad_share)

@@ -72,6 +72,10 @@ class PromptedTask:
                 pools["train"], pools[split] = _held_out(pools["train"], self.name, split)
         return pools
 
+    def forget(self) -> None:
+        """Let go of the raw rows, which are read again when they are needed."""
+        vars(self).pop("pools", None)
+
     def worded(self, split: Split, template: Template, bad: BadRows | None = None) -> list[Example]:
         """The rows of a split in one wording, without those that the template passes over.
 
@@ -113,6 +117,11 @@ class PromptedTask:
             where = f"task {self.name!r}, template {template.name!r}, row {row.where}"
             (bad or BadRows()).reject_at(where, str(error))
             return None
+
+
+def given(pools: Pools) -> Pools:
+    """What ``PromptedTask.read`` is where rows are known already: ``partial(given, pools)``."""
+    return pools
 
 
 def _held_out(rows: list[RawRow], name: str, split: Split) -> tuple[list[RawRow], list[RawRow]]:
@@ -159,6 +168,8 @@ def worded_rows(
                 count += 1
                 yield task.name, SAMPLE, split, example
         bad.finish(task.name, count)
+        if task.role == "train":  # nobody words them anew
+            task.forget()
 
 
 def _worded(

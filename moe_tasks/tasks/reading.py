@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -102,13 +104,19 @@ def check_task_name(name: str, where: str | Path) -> None:
 def text_lines(path: Path, bad: BadRows) -> Iterator[tuple[int, str]]:
     """(line number, text) of each line that is text; the others are reported to ``bad``.
 
-    UTF-8 with or without byte-order mark, lines end in LF or CRLF.
+    UTF-8 with or without byte-order mark, lines end in LF or CRLF; ``.gz`` files are unpacked.
 
     Raises:
         UserError: the file cannot be read.
     """
     with reading(path):
-        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+        data = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{path}: not gzip: {error}") from error
+    data = data.removeprefix(b"\xef\xbb\xbf")
     lines = data.split(b"\n")
     if not lines[-1]:
         lines.pop()

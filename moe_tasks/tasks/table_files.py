@@ -8,7 +8,6 @@ by ``|``. CSV quotes as RFC 4180 says; TSV has no quoting. Other fields are not 
 from __future__ import annotations
 
 import csv
-import json
 import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -22,6 +21,7 @@ import pyarrow.parquet as pq
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.tasks.base import Example
 from moe_tasks.tasks.cache import reading
+from moe_tasks.tasks.json_lines import json_objects
 from moe_tasks.tasks.reading import MAX_TEXT, BadRows, is_storable, make_example, text_lines
 
 FIELDS = ("input", "output", "outputs", "options")
@@ -74,16 +74,17 @@ def _check_fields(names: tuple[str, ...]) -> None:
 
 
 def _of(record: Record, name: str) -> str:
-    return _as_text(record[name], name)
+    return as_text(record[name], name)
 
 
 def _texts(values: Any, name: str) -> list[str]:
     if not isinstance(values, list):
         raise ValueError(f"{name!r} is {values!r:.80}; expected a list")
-    return [_as_text(value, name) for value in values]
+    return [as_text(value, name) for value in values]
 
 
-def _as_text(value: Any, name: str) -> str:
+def as_text(value: Any, name: str) -> str:
+    """A cell's text, or number, as text; ``ValueError`` that names the column for others."""
     if isinstance(value, numbers.Number) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
@@ -96,19 +97,8 @@ def _as_text(value: Any, name: str) -> str:
 
 
 def _jsonl(path: Path, bad: BadRows) -> Iterator[tuple[int, Record]]:
-    for number, line in text_lines(path, bad):
-        if not line.strip():
-            continue
-        try:
-            # Numbers stay as they are written: 3.50 is not 3.5 when an output is compared.
-            record = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
-        except (ValueError, RecursionError) as error:
-            bad.reject(path, number, f"not JSON: {error}")
-            continue
-        if isinstance(record, dict):
-            yield number, record
-        else:
-            bad.reject(path, number, f"expected {{...}}, got {line.strip():.60}")
+    # Numbers stay as they are written: 3.50 is not 3.5 when an output is compared.
+    return json_objects(path, bad, number=str)
 
 
 def _csv(path: Path, bad: BadRows) -> Iterator[tuple[int, Record]]:

@@ -13,7 +13,7 @@ from moe_tasks.tasks.cache import reading
 from moe_tasks.tasks.templates import SEPARATOR, Template
 
 _KEYS = ("name", "jinja", "input", "target", "answer_choices", "metric", "metadata", "id")
-_IGNORED = ("reference",)
+_IGNORED = ("reference", "task_template")
 METRICS = {  # promptsource's names
     "accuracy": "ACC",
     "squad": "QA-F1",

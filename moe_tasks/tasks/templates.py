@@ -53,7 +53,8 @@ def _size(value: Any) -> int:
 def _environment() -> _Sandbox:
     environment = _Sandbox(undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
     environment.globals["zip"] = zip  # promptsource's additions
-    environment.filters["choice"] = _choice
+    environment.filters["choice"] = environment.filters["random"] = _choice
+    del environment.globals["lipsum"]  # drawn anew at every call, as jinja's own random is
     environment.filters["most_frequent"] = _most_frequent
     return environment
 
@@ -187,6 +188,11 @@ def _hidden(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_hidden(item) for item in value]
     return value
+
+
+def literal(text: str) -> str:
+    """Text that Jinja leaves as it is."""
+    return f"{{% raw %}}{text}{{% endraw %}}" if "{" in text else text
 
 
 def _plain(text: str) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from moe_tasks.tasks.sampling import BatchSampler
 from moe_tasks.tasks.tokens import collate
-from moe_tasks.training.loss import IGNORED, target_tokens
+from moe_tasks.training.loss import IGNORED, target_lengths, target_tokens
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Batch:
             return [self]
         ids = self.inputs["task_ids"]
         source = self.inputs["attention_mask"].sum(1)
-        target = (self.inputs["labels"] != IGNORED).sum(1)
+        target = target_lengths(self.inputs["labels"])
         sizes = {
             int(task): _Size(int(own.sum()), int(source[own].max()), int(target[own].max()))
             for task in ids.unique()

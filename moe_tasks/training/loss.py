@@ -32,6 +32,12 @@ def token_loss(
     return losses if weights is None else losses.view_as(labels).sum(1) @ weights
 
 
+def target_lengths(labels: torch.Tensor) -> torch.Tensor:
+    """Up to which column each row of ``labels`` [B, T] has targets, int64 [B]."""
+    columns = torch.arange(1, labels.shape[1] + 1, device=labels.device)
+    return ((labels != IGNORED) * columns).amax(1)
+
+
 def target_tokens(labels: torch.Tensor) -> int:
     """How many targets ``labels`` has."""
     return int((labels != IGNORED).sum())

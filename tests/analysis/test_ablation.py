@@ -12,8 +12,10 @@ import torch
 
 from analysis import load_run
 from analysis.ablation import ablate, main
-from analysis.disabling import Ablation, Place
+from analysis.disabling import Ablation, Group, Place
+from analysis.report.groups import group_drops
 from analysis.report.statistics import gather
+from analysis.runs import GROUP_COLUMNS, read_ablation
 from moe_tasks import experiment
 from moe_tasks.errors import UserError
 from moe_tasks.evaluation import metrics
@@ -93,6 +95,38 @@ def test_mixtures_share_the_weight_that_is_missing(run: Path) -> None:
     assert torch.allclose(after[1, 1:], before[1, 1:] / before[1, 1:].sum())
     assert sum(map(len, ablation.places(None).values())) == 5 * 2 * 3
     assert sum(map(len, ablation.places(2).values())) == 2 * 2 * 3
+
+
+def test_one_expert_of_every_layer(run: Path, tmp_path: Path) -> None:
+    file = ablate(run, tmp_path, workers=1, groups=True, num_random=4)
+    assert file == tmp_path / "groups" / "moe.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    ablation = Ablation(Workspace.open(run), "moe", None)
+    model: Any = ablation.model
+    groups = {row["group"]: tuple(row["experts"]) for row in rows}
+    named = {f"expert {e} of every layer": (e, e) for e in range(3)}
+    assert named.items() <= groups.items()
+    assert len(set(groups.values())) == len(groups) == 3 + 4
+    hard = ablation.routes.argmax(-1)
+    for group, experts in groups.items():
+        lost = (hard == torch.tensor(experts)).sum(1).tolist()
+        found = {row["task"]: row for row in rows if row["group"] == group}
+        assert {t: row["weight"] for t, row in found.items()} == {
+            task: n for task, n in zip(model.task_names, lost, strict=True) if n
+        }
+        for task, row in found.items():
+            number = model.task_id(task)
+            one_by_one = ablation.routes[number].clone()
+            for index, expert in enumerate(experts):
+                if hard[number, index] == expert:
+                    place = Place(index, "", 0, expert)
+                    one_by_one[index] = ablation.without(number, place)[index]
+            assert torch.equal(ablation.without(number, Group(group, experts)), one_by_one)
+            assert row["drop"] == pytest.approx(row["base"] - row["score"])
+    ablate(run, tmp_path, workers=1, groups=True, num_random=4)
+    assert len(file.read_text().splitlines()) == len(rows)
+    read = read_ablation(tmp_path / "groups", GROUP_COLUMNS)
+    assert {row["group"] for row in group_drops(read)} <= set(named)
 
 
 def test_it_goes_on_where_it_was_stopped(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,8 +18,11 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from analysis.bench.race import Race
+from analysis.bench.setting import Setting
+from analysis.scaling import group, measure
 from analysis.scaling.__main__ import layouts, main
-from analysis.scaling.cluster import H100, as_json
+from analysis.scaling.cluster import H100, as_json, read_cluster
 from analysis.scaling.cost import Job, cost, imbalance
 from analysis.scaling.sizes import BACKBONES, Backbone
 
@@ -126,3 +130,56 @@ def test_a_cluster_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str
     file.write_text(json.dumps({**asdict(H100), "flops": -1}))
     assert main(["--out", str(tmp_path / "bad"), *arguments]) == 2
     assert "'flops' is -1" in capsys.readouterr().err
+
+
+SETTING = Setting(
+    scheme="merge_st", threads=1, rows=8, tasks=4, width=4, ffn=8, layers=1, heads=2, vocab=10,
+    source=3, target=2, num_experts=3,
+)  # fmt: skip
+
+
+def test_constants_are_those_of_the_measured_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_turns", lambda world: max(1.0, world / 2))
+    layouts = [measure.Layout(1, None), measure.Layout(2, 1), measure.Layout(4, 1)]
+    sizes = group.bytes_exchanged()
+    exchange = {f"{group.EXCHANGE}{name}": 2e-3 + size / 1e9 for name, size in sizes.items()}
+    found = Race(
+        {
+            "half dense": [{group.PASSES: 0.1, group.UPDATE: 0.01}],
+            "half merge_st": [{group.PASSES: 0.12, group.UPDATE: 0.02}],
+            "2 zero1": [exchange],
+        }
+    )
+    cluster = measure.constants(found, SETTING, layouts)
+    backbone = measure.backbone_of(SETTING)
+    parameters = backbone.shared_parameters + 3 * backbone.layer_parameters
+    assert cluster.flops == pytest.approx(3 * 4 * backbone.forward_flops(3, 2) / 0.1)
+    assert cluster.expert_overhead == pytest.approx(1.2)
+    assert cluster.memory_bandwidth == pytest.approx(28 * parameters / 0.02)
+    assert cluster.near == pytest.approx(1e9)
+    assert cluster.near_latency == pytest.approx(1e-3, rel=1e-3)
+    alone, two, four = (measure.predicted(SETTING, layout, cluster) for layout in layouts)
+    assert alone == pytest.approx(2 * 0.12 + 0.02)  # twice the rows, as many parameters
+    exchanged = 4 * parameters / 1e9 + 2 * 2e-3  # shared parameters and experts, one sum each
+    assert two == pytest.approx(0.24 + 0.01 + exchanged, rel=1e-4)
+    # Four on two cores take turns, and update a fourth each.
+    assert four == pytest.approx(2 * (0.24 + 0.005) + 1.5 * 4 * parameters / 1e9 + 12e-3, rel=1e-4)
+
+
+def test_a_few_processes_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = {"rows": 8, "tasks": 4, "width": 16, "layers": 1, "vocab": 50, "source": 8, "target": 4}
+    flags = [part for name, value in sizes.items() for part in (f"--{name}", str(value))]
+    arguments = ["measure", "--out", str(tmp_path), "--worlds", "2", "--rounds", "1", *flags]
+    assert main(arguments) == 0
+    alone, two = csv.DictReader((tmp_path / "measured.csv").open())
+    assert [alone["layout"], two["layout"]] == ["1", "2 zero1"]
+    assert float(alone["of_linear"]) == float(alone["cpu_ratio"]) == 1
+    for line, world in ((alone, 1), (two, 2)):
+        step = float(line["measured_s"])
+        assert float(line["rows_per_s"]) == pytest.approx(world * 8 / step)
+        assert float(line["error"]) == pytest.approx(float(line["predicted_s"]) / step - 1)
+    assert read_cluster(str(tmp_path / "cluster.json")).near < 1e12
+    assert "predicted s" in capsys.readouterr().out
+    assert main(["measure", "--out", str(tmp_path / "bad"), "--rows", "9"]) == 2
+    assert "tasks" in capsys.readouterr().err
+    assert not (tmp_path / "bad").exists()

@@ -15,7 +15,7 @@ import pytest
 
 from analysis.sweep import main, write_sweep
 from analysis.sweep_cells import read_sweep
-from analysis.sweep_stats import compare, task_rows
+from analysis.sweep_stats import compare, run_ratios, task_rows
 from moe_tasks.errors import UserError
 
 # system -> task -> template -> score by sum
@@ -130,6 +130,22 @@ def test_runs_are_paired_with_themselves(cells: Path) -> None:
     assert found.difference == pytest.approx((0.1 + rte + 0.1) / 3)
 
 
+def test_gain_of_every_run_and_over_runs(cells: Path, tmp_path: Path) -> None:
+    for seed, gained in ((1, 0.6), (2, 0.75)):  # a sweep elsewhere numbers its runs alike
+        for system, score in (("multitask", 0.5), ("moe", gained)):
+            cell(cells / str(seed), system, "rte", "a", score, seed=seed)
+    sweep = read_sweep([cells])
+    assert sweep.runs == ["run, seed 0", "run, seed 1", "run, seed 2"]
+    first = (0.6 + 0.25 + 0.1) / (0.5 + 0.5 + 0.0) - 1
+    ratios = run_ratios(sweep.cells, "moe (text)", "multitask", "sum")
+    assert list(ratios.values()) == pytest.approx([first, 0.2, 0.5])
+    mean = np.mean([first, 0.2, 0.5])
+    half = 4.30265 * np.std([first, 0.2, 0.5], ddof=1) / 3**0.5  # t, two degrees of freedom
+    line = f"| moe (text) | -5.0 | +20.0 | +50.0 | {100 * mean:+.1f} | "
+    line += f"{100 * (mean - half):+.1f} to {100 * (mean + half):+.1f} | 2 of 3 |"
+    assert line in write_sweep([cells], tmp_path / "out")
+
+
 def test_files_are_rebuilt_from_the_cells_alone(cells: Path, tmp_path: Path) -> None:
     first = write_sweep([cells], tmp_path / "one")
     second = write_sweep([cells], tmp_path / "two")
@@ -161,6 +177,11 @@ def test_of_two_equal_cells_the_newer_counts(cells: Path) -> None:
     rows = {(r.label, r.task): r for r in task_rows(read_sweep([cells]).cells, "sum")}
     assert rows["multitask", "rte"].mean == 0.75
     assert any(str(newer) in reason for _, reason in read_sweep([cells]).failed)
+    cell(cells, "multitask", "rte", "a", 0.75, route="third", source="none")
+    (newer / "result.json").unlink()
+    os.utime(old, None)
+    old.write_text(old.read_text().replace("0.5,", "0.75,").replace("0.25", "0.375"))
+    assert not read_sweep([cells]).failed  # the same scores
 
 
 def test_labels_tell_routes_and_selections_apart(tmp_path: Path) -> None:

@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import Any
 
 
-def start(cases: Sequence[str], folder: Path, world: int, **environment: str) -> list[Any]:
+def start(
+    cases: Sequence[str],
+    folder: Path,
+    world: int,
+    module: str = "tests.engines.worker",
+    **environment: str,
+) -> list[Any]:
     """The processes, by rank; the main one writes ``folder/results.json``."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -21,7 +27,7 @@ def start(cases: Sequence[str], folder: Path, world: int, **environment: str) ->
         **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
         "WORLD_SIZE": str(world), **environment,
     }  # fmt: skip
-    command = [sys.executable, "-m", "tests.engines.worker", ",".join(cases)]
+    command = [sys.executable, "-m", module, ",".join(cases)]
     return [
         subprocess.Popen(
             [*command, str(folder / "results.json")],
@@ -34,9 +40,11 @@ def start(cases: Sequence[str], folder: Path, world: int, **environment: str) ->
     ]
 
 
-def run(cases: Sequence[str], folder: Path, world: int = 2) -> dict[str, Any]:
-    """What the cases found."""
-    processes = start(cases, folder, world)
-    errors = [process.communicate(timeout=200)[1] for process in processes]
+def run(
+    cases: Sequence[str], folder: Path, world: int = 2, timeout: float = 200, **options: Any
+) -> dict[str, Any]:
+    """What the cases found; ``options`` are those of ``start``."""
+    processes = start(cases, folder, world, **options)
+    errors = [process.communicate(timeout=timeout)[1] for process in processes]
     assert [p.returncode for p in processes] == [0] * world, "\n".join(errors)[-6000:]
     return json.loads((folder / "results.json").read_text())

@@ -28,4 +28,5 @@ def test_a_killed_process_ends_the_others(tmp_path: Path) -> None:
     _, error = alive.communicate(timeout=120)
     assert time.monotonic() - since < 60
     assert alive.returncode > 0
-    assert "rank 0 lost another process in call" in error
+    assert "rank 0 lost rank 1 (last in call" in error
+    assert "in call 1" in error  # where rank 0 was; the call's name follows

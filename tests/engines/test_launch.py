@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,9 +67,33 @@ def test_two_processes_do_a_whole_run(tmp_path: Path) -> None:
     assert (run / "summary.md").exists()
     lines = [json.loads(line) for line in (run / "train.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["system"] == "moe"] == [2, 4, 6, 8]
+    for line in lines:
+        if line["system"] == "moe":
+            _check_ranks(line["ranks"], rows=2 * 3 * 2, layers=2)
     again = _launch("launch/local.sh", "2", *arguments)
-    assert again.returncode != 0
-    assert again.stderr.count("already holds a run") == 1
+    assert again.returncode == 2
+    (_, error) = again.stderr.splitlines()  # the command, and one message
+    assert "already holds a run" in error
+
+
+def _check_ranks(ranks: dict[str, Any], rows: int, layers: int) -> None:
+    """What each process did in the steps of one log record."""
+    assert sum(ranks["rows"]) == rows
+    assert min(ranks["rows"]) > 0
+    assert all(tokens > rows for tokens, rows in zip(ranks["tokens"], ranks["rows"], strict=True))
+    assert len(ranks["expert_rows"]) == 3
+    assert sum(ranks["expert_rows"]) == rows * layers
+    assert all(memory > 100 for memory in ranks["memory_mib"])
+    assert {"gradients", "reduction", "update", "sum", "agreement"} <= set(ranks["seconds"])
+    assert all(len(of) == 2 and min(of) >= 0 for of in ranks["seconds"].values())
+
+
+def test_a_mistake_of_all_processes_is_one_message(tmp_path: Path) -> None:
+    done = _launch("launch/local.sh", "2", "seed=abc", f"run_dir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    (_, error) = done.stderr.splitlines()  # the command, and one message
+    assert error.startswith("error: ")
+    assert "'seed' is 'abc'" in error
 
 
 @pytest.mark.parametrize(

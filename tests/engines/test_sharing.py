@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_tasks.engines.sharing import share
+from moe_tasks.engines.sharing import share, share_together
 from moe_tasks.engines.streams import Streams
 from moe_tasks.training.loss import IGNORED
 from tests.training import tiny
@@ -55,6 +55,35 @@ def test_no_process_gets_much_more_than_its_part(sizes: list[tuple[int, int]], w
     whole = batch["input_ids"].numel() + batch["labels"].numel()
     rows = -(-len(sizes) // world)  # equally many rows each would be one way to divide
     assert max(cells) <= rows * (whole // len(sizes))
+
+
+@given(SIZES, st.sampled_from([(2, 2), (4, 2), (4, 4), (6, 3)]))
+def test_rows_of_a_group_are_alike(
+    sizes: list[tuple[int, int]], processes: tuple[int, int]
+) -> None:
+    world, size = processes
+    batch, found = _batch(sizes), []
+    for first in range(0, world, size):
+        shares = [share_together(batch, rank, world, size) for rank in range(first, first + size)]
+        groups = [group for _, group in shares]
+        assert all(group.counts == groups[0].counts for group in groups)
+        assert groups[0].task_ids.tolist() == [
+            int(t) for rows, _ in shares for t in rows["task_ids"]
+        ]
+        assert len({tuple(rows["input_ids"].shape[1:]) for rows, _ in shares}) == 1
+        assert len({tuple(rows["labels"].shape[1:]) for rows, _ in shares}) == 1
+        assert len({bool(rows["attention_mask"].all()) for rows, _ in shares}) == 1
+        for place, (rows, group) in enumerate(shares):
+            assert {len(value) for value in rows.values()} == {group.counts[place]}
+            assert group.counts[place] >= 2
+            assert (rows["attention_mask"].sum(1) > 0).all()
+            targets = (rows["labels"] != IGNORED).sum(1)
+            assert (targets > 0).tolist() == [n < group.real[place] for n in range(len(targets))]
+            for row in range(group.real[place]):
+                task = int(rows["task_ids"][row])
+                assert (int(rows["attention_mask"][row].sum()), int(targets[row])) == sizes[task]
+                found.append(task)
+    assert found == list(range(len(sizes)))
 
 
 def _draws(

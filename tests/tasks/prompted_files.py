@@ -39,6 +39,7 @@ templates:
       metrics: [Accuracy]
     name: true or false
     reference: ''
+    task_template: false
 """
 
 

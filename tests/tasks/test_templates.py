@@ -53,6 +53,8 @@ def test_promptsource_additions() -> None:
     made = example('{{ ["a","b","c"] | choice }} {{ [1,2,2] | most_frequent }} ||| x')
     again = example('{{ ["a","b","c"] | choice }} {{ [1,2,2] | most_frequent }} ||| x')
     assert made == again
+    drawn = {example("{{ range(10000) | list | random }} ||| x").input for _ in range(3)}
+    assert len(drawn) == 1  # jinja's own draws anew
     assert made.input[0] in "abc"
     assert "[2]" in made.input
     assert example("{% for a, b in zip([1],[2]) %}{{a}}{{b}}{% endfor %} ||| x").input == "12"

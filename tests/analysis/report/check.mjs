@@ -12,8 +12,19 @@ const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 const folder = resolve(process.argv[2]);
 let found = "";
 try { found = execSync("command -v chromium", {encoding: "utf8"}).trim(); } catch { /* the cached one */ }
-const browser = await chromium.launch({executablePath: found || undefined, args: ["--no-sandbox", "--disable-quic"]});
+const browser = await chromium.launch({executablePath: found || undefined, args: ["--no-sandbox", "--disable-quic", "--disable-gpu"]}).catch(error => {
+  console.error(`check-report: chromium does not start: ${error.message.split("\n")[0]}`);
+  process.exit(2);
+});
 const faults = [];
+
+// A busy machine can fail to take a large picture.
+async function capture(page, options, fault, tries = 3) {
+  try { await page.screenshot(options); } catch (error) {
+    if (tries > 1) return capture(page, options, fault, tries - 1);
+    fault(`no screenshot: ${error.message.split("\n")[0]}`);
+  }
+}
 
 async function tryControls(page, fault) {
   const said = await page.evaluate(() => {
@@ -75,8 +86,8 @@ for (const name of readdirSync(folder).filter(n => existsSync(`${folder}/${n}/re
         if (["serious", "critical"].includes(v.impact)) fault(`${v.id}: ${v.help} (${v.nodes.length}: ${v.nodes[0].target})`);
       }
     }
-    const height = Math.min(await page.evaluate(() => document.documentElement.scrollHeight), 12000);
-    await page.screenshot({path: `${folder}/${name}-${look}.png`, fullPage: true, clip: {x: 0, y: 0, width, height}});
+    const height = Math.min(await page.evaluate(() => document.documentElement.scrollHeight), 8000);
+    await capture(page, {path: `${folder}/${name}-${look}.png`, fullPage: true, clip: {x: 0, y: 0, width, height}}, fault);
     await page.close();
   }
 }
