@@ -2,7 +2,8 @@
 
 ``run=DIR task=NAME out=DIR`` writes the plain Hugging Face model of one training task, and with
 ``tasks=all`` instead those of all; ``run=DIR what=routed out=DIR`` the routed model, routes fixed,
-without unused experts; ``out=DIR`` alone a task collection in CrossFit's gym layout;
+without unused experts; ``run=DIR what=submission system=NAME out=DIR`` an encoder's answers to
+GLUE's test files; ``out=DIR`` alone a task collection in CrossFit's gym layout;
 ``from_crosstaskmoe=DIR out=DIR`` and ``from_camtl=DIR out=DIR`` turn a published checkpoint folder
 into a saved model of ours.
 """

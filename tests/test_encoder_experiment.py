@@ -15,11 +15,13 @@ from moe_tasks.conditional.routed import RoutedCAMTL
 from moe_tasks.errors import UserError
 from moe_tasks.evaluation.heads import answers
 from moe_tasks.experiment import run
+from moe_tasks.exporting.kinds import write
 from moe_tasks.training import trainer
 from moe_tasks.training.checkpoint import CheckpointStore
 from moe_tasks.workspace import Workspace
 from tests.encoder_runs import values, write_encoder, write_glue
 
+NO_IMPORT = {"from_crosstaskmoe": None, "from_camtl": None}
 CONDITIONAL = {"name": "base", "max_length": 8}
 SYSTEMS: dict[str, dict[str, Any]] = {
     "multitask": {"model": "dense"},
@@ -111,7 +113,7 @@ def test_answers_are_the_heads_best_labels_row_by_row(finished: Path) -> None:
     assert isinstance(model, CAMTL)
     for task, head in (("mnli-mm", "mnli"), ("sts-b", "sts-b")):
         rows = data.collection.slice(task, "dev", "full")
-        found = answers(model, data, task, rows, batch_size=5)
+        found = answers(model, data, task, rows)
         for row, answer in zip(rows, found, strict=True):
             batch = data.collate([row])
             ids = torch.tensor([model.task_id(head)])
@@ -135,6 +137,33 @@ def test_the_second_text_of_a_pair_is_a_segment_of_its_own(finished: Path) -> No
         range(ends[0] + 1, ends[1] + 1)
     )
     assert batch["labels"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("system", ["camtl", "single"])
+def test_a_submission_answers_the_test_files(
+    system: str, finished: Path, glue: Path, tmp_path: Path
+) -> None:
+    """Its answers to the dev rows, given as a test file, are those that the run was scored by."""
+    for folder, name, keep in (("MNLI", "dev_matched", 3), ("STS-B", "dev", 3)):
+        lines = (glue / folder / f"{name}.tsv").read_text().splitlines()
+        cut = ["\t".join(line.split("\t")[:keep]) for line in lines]
+        test = glue / folder / f"{name.replace('dev', 'test')}.tsv"
+        test.write_text("\n".join(cut) + "\n")
+    asked = {"run": str(finished), "what": "submission", "system": system, **NO_IMPORT}
+    write(tmp_path, asked)
+    assert {path.name for path in tmp_path.iterdir()} == {"MNLI-m.tsv", "STS-B.tsv"}
+    workspace = Workspace.open(finished)
+    model = workspace.model("three" if system == "single" else system)
+    assert isinstance(model, CAMTL)
+    rows = workspace.collection.slice("mnli", "dev", "full")
+    lines = (tmp_path / "MNLI-m.tsv").read_text().splitlines()
+    assert [line.split("\t")[1] for line in lines[1:]] == answers(
+        model, workspace.data, "mnli", rows
+    )
+    with pytest.raises(UserError, match="unknown system 'camtll'; .*camtl"):
+        write(
+            tmp_path, {"run": str(finished), "what": "submission", "system": "camtll", **NO_IMPORT}
+        )
 
 
 @pytest.mark.parametrize("name", ["unsure", "camtl_moe"])

@@ -4,36 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy
 import torch
 
 from moe_tasks.conditional.labels import head_of, kind_of, label_names
 from moe_tasks.conditional.model import CAMTL
 from moe_tasks.data import RunData
 from moe_tasks.evaluation.places import span_answers, tag_answers
+from moe_tasks.tasks.tokens import collate
 
 
-@torch.inference_mode()
-def answers(
-    model: CAMTL, data: RunData, task: str, rows: Sequence[int], batch_size: int = 64
-) -> list[str]:
+def answers(model: CAMTL, data: RunData, task: str, rows: Sequence[int]) -> list[str]:
     """The label, number, tags or span that the task's head gives each row, in their order.
 
-    Rows are read in batches of similar length. The model is left in evaluation mode.
+    The model is left in evaluation mode.
     """
     kind = kind_of(data.collection, task)
     if kind in ("tokens", "span"):
         return (tag_answers if kind == "tokens" else span_answers)(model, data, task, rows)
-    head, labels = head_of(data.collection, task), label_names(data.collection, task)
-    task_id, device = model.eval().task_id(head), next(model.parameters()).device
-    lengths = [len(ids) for ids in data.tokens.sources(rows)]
-    order = sorted(range(len(rows)), key=lambda place: lengths[place])
-    found = [""] * len(rows)
+    head = head_of(data.collection, task)
+    return label_answers(model, data, head, data.rows.sources(rows))
+
+
+@torch.inference_mode()
+def label_answers(
+    model: CAMTL, data: RunData, task: str, sources: Sequence[numpy.ndarray], batch_size: int = 64
+) -> list[str]:
+    """The label, or the number, that the head of ``task`` gives each input, in their order.
+
+    Args:
+        sources: token ids of each input; read in batches of similar length.
+    """
+    labels = label_names(data.collection, task)
+    task_id, device = model.eval().task_id(task), next(model.parameters()).device
+    order = sorted(range(len(sources)), key=lambda place: len(sources[place]))
+    found = [""] * len(sources)
     for start in range(0, len(order), batch_size):
         places = order[start : start + batch_size]
-        batch = data.collate([rows[place] for place in places], device)
+        ids = [sources[place] for place in places]
+        batch = collate(ids, [ids[0][:0]] * len(ids), data.pad_token_id, data.sep_token_id)
         del batch["labels"]
-        output = model(**batch, task_ids=torch.full((len(places),), task_id))
-        logits = output.logits[head].float()
+        inputs = {name: value.to(device) for name, value in batch.items()}
+        output = model(**inputs, task_ids=torch.full((len(places),), task_id))
+        logits = output.logits[task].float()
         texts = (
             [labels[number] for number in logits.argmax(-1).tolist()]
             if labels

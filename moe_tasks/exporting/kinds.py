@@ -9,6 +9,7 @@ from typing import Any
 from moe_tasks import config
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.exporting.plain import write_all_tasks, write_routed, write_task
+from moe_tasks.exporting.submission import write_glue
 from moe_tasks.importing.camtl import import_camtl
 from moe_tasks.importing.crosstaskmoe import import_crosstaskmoe
 from moe_tasks.tasks.export_gym import write_gym
@@ -58,6 +59,10 @@ def _write_routed(out: Path, values: Mapping[str, Any]) -> None:
     write_routed(_workspace(values), values["system"], out)
 
 
+def _write_submission(out: Path, values: Mapping[str, Any]) -> None:
+    write_glue(_workspace(values), values["system"], out)
+
+
 def _workspace(values: Mapping[str, Any]) -> Workspace:
     if values["run"] is None:
         raise UserError("missing key 'run': the folder of a finished run")
@@ -76,6 +81,7 @@ _WRITERS = {
     "tasks": _write_tasks,
     "model": _write_model,
     "routed": _write_routed,
+    "submission": _write_submission,
     "from_crosstaskmoe": _import_crosstaskmoe,
     "from_camtl": _import_camtl,
 }
