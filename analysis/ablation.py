@@ -12,8 +12,6 @@ import json
 import os
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -27,6 +25,7 @@ from analysis.disabling import Ablation, Group, Place
 from analysis.output import write_text
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.grid import num_workers
+from moe_tasks.runtime import end_with_parent
 from moe_tasks.workspace import Workspace
 
 _DESCRIPTION = """\
@@ -157,15 +156,9 @@ _worker: Ablation | None = None
 def _start_worker(folder: str, system: str, max_rows: int | None, parent: int) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and decides
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    end_with_parent(parent)
     torch.set_num_threads(1)
     _worker = Ablation(Workspace.open(folder), system, max_rows)
-
-
-def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _in_worker(task: str, removals: Sequence[Place | Group]) -> list[dict[str, Any]]:

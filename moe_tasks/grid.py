@@ -7,8 +7,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import threading
-import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -22,7 +20,7 @@ import torch
 from moe_tasks.adaptation import Adapter, Cell, PointResult
 from moe_tasks.engines.processes import Processes
 from moe_tasks.errors import UserError
-from moe_tasks.runtime import keep_freed_memory
+from moe_tasks.runtime import end_with_parent, keep_freed_memory
 from moe_tasks.training.signals import Interrupted, StopSignals
 from moe_tasks.workspace import Workspace
 
@@ -200,16 +198,10 @@ _worker: _Adapters | None = None
 def _start_worker(folder: str, parent: int) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and decides
-    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
+    end_with_parent(parent)
     torch.set_num_threads(1)
     keep_freed_memory()
     _worker = _Adapters(Workspace.open(folder))
-
-
-def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_POLL_SECONDS)
-    os._exit(1)
 
 
 def _run_in_worker(cell: Cell, points: list[Point]) -> list[PointResult]:

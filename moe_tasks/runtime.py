@@ -5,10 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
+import time
 from contextlib import suppress
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _NEVER, _LARGEST = 2**31 - 1, 2**30
+_POLL_SECONDS = 1.0
 
 
 def keep_freed_memory() -> None:
@@ -23,3 +26,14 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
         libc.mallopt(_TRIM_THRESHOLD, _NEVER)
+
+
+def end_with_parent(parent: int) -> None:
+    """End this process when the one with the number ``parent`` that started it has gone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_POLL_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

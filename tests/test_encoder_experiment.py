@@ -160,10 +160,8 @@ def test_a_submission_answers_the_test_files(
     assert [line.split("\t")[1] for line in lines[1:]] == answers(
         model, workspace.data, "mnli", rows
     )
-    with pytest.raises(UserError, match="unknown system 'camtll'; .*camtl"):
-        write(
-            tmp_path, {"run": str(finished), "what": "submission", "system": "camtll", **NO_IMPORT}
-        )
+    with pytest.raises(UserError, match=r"unknown system 'camtll'; .*camtl"):
+        write(tmp_path, {**asked, "system": "camtll"})
 
 
 @pytest.mark.parametrize("name", ["unsure", "camtl_moe"])

@@ -68,8 +68,9 @@ def load_dense(folder: str | Path) -> PreTrainedModel:
             return AutoModel.from_pretrained(folder)
         return AutoModelForSeq2SeqLM.from_pretrained(folder)
     except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]  # the rest lists every model that there is
         raise UserError(
-            f"no sequence-to-sequence model or encoder in {folder!s}: {error}"
+            f"no sequence-to-sequence model or encoder in {folder!s}: {reason:.300}"
         ) from error
 
 

@@ -175,10 +175,13 @@ def with_hidden(output: Any, hidden: Tensor) -> Any:
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
+_ROWS_AT_ONCE = 8  # times the batch: what other experts' outputs may take in memory
+
+
 class _Probe:
     """What each task's loss would gain if its output moved towards another expert's.
 
-    Runs the experts that were not selected, forward only, as m - 1 shifts of the route: on all
+    Runs the experts that were not selected, forward only, several in one call: on all
     rows (``exact``), or on the first row of each task, which then stands for the task (``probe``).
     Rows are grouped.
     """
@@ -206,15 +209,16 @@ class _Probe:
 
     def _gains(self, call: LayerCall, route: LayerRoute, grad: Tensor, hidden: Tensor) -> Tensor:
         gains = torch.zeros_like(route.weights)
-        rows, size = len(grad), grad[0].numel()
-        grad = grad.reshape(rows, size, 1)
-        for shift in range(1, gains.shape[1]):
-            shifted = route.shifted(shift)
-            with self._casting(), self.slot.holding(shifted):
-                other = hidden_of(call())
-            per_row = torch.bmm((other - hidden).reshape(rows, 1, size), grad).flatten()
-            where = (route.row_task, shifted.row_key)
-            gains.index_put_(where, per_row.to(gains.dtype), accumulate=True)
+        num_rows, size = len(grad), grad[0].numel()
+        grad, hidden = grad.reshape(num_rows, size), hidden.reshape(num_rows, size)
+        for numbers, others in route.others(_ROWS_AT_ONCE * num_rows):
+            repeated = call.of_rows(lambda x, n=numbers: x.index_select(0, n), num_rows)
+            with self._casting(), self.slot.holding(others):
+                other = hidden_of(repeated())
+            more = other.reshape(len(numbers), size) - hidden.index_select(0, numbers)
+            gained = torch.linalg.vecdot(more, grad.index_select(0, numbers))
+            where = (others.row_task, others.row_key)
+            gains.index_put_(where, gained.to(gains.dtype), accumulate=True)
         return gains
 
     def _casting(self) -> Any:

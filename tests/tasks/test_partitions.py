@@ -149,5 +149,7 @@ def test_the_real_gym(shared: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_the_data_travels_in_the_wheel() -> None:
     project = Path(__file__).resolve().parents[2] / "pyproject.toml"
     setuptools = tomllib.loads(project.read_text())["tool"]["setuptools"]
-    assert setuptools["package-data"]["moe_tasks.tasks"] == ["partitions.txt"]
+    folder = project.parent / "moe_tasks" / "tasks"
+    data = {path.name for path in folder.iterdir() if path.is_file() and path.suffix != ".py"}
+    assert set(setuptools["package-data"]["moe_tasks.tasks"]) == data
     assert "moe_tasks.importing" in setuptools["packages"]
