@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
@@ -47,8 +48,11 @@ class Watch:
         # Main watches all and all watch it, so that what is read grows with their number only.
         self._watched = [r for r in range(world) if r != rank] if rank == 0 else [0]
         self._every = max(1, round(world / 64 / _BEAT_SECONDS))
+        self._thread = threading.Thread(target=self._watch, daemon=True)
         if world > 1:
-            threading.Thread(target=self._watch, daemon=True).start()
+            self._thread.start()
+            # Python ends threads where they are, and one inside the store takes the process along.
+            atexit.register(self.end)
 
     @contextmanager
     def over(self, call: str) -> Iterator[None]:
@@ -118,6 +122,8 @@ class Watch:
     def end(self) -> None:
         """Watch no longer."""
         self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(LOST_SECONDS + 2 * _BEAT_SECONDS)
 
     def _book(self) -> None:
         """Charge the time until now to the innermost open call."""

@@ -175,13 +175,10 @@ def with_hidden(output: Any, hidden: Tensor) -> Any:
     return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
 
-_ROWS_AT_ONCE = 8  # times the batch: what other experts' outputs may take in memory
-
-
 class _Probe:
     """What each task's loss would gain if its output moved towards another expert's.
 
-    Runs the experts that were not selected, forward only, several in one call: on all
+    Runs each expert on the rows that it was not selected for, forward only: on all
     rows (``exact``), or on the first row of each task, which then stands for the task (``probe``).
     Rows are grouped.
     """
@@ -211,14 +208,16 @@ class _Probe:
         gains = torch.zeros_like(route.weights)
         num_rows, size = len(grad), grad[0].numel()
         grad, hidden = grad.reshape(num_rows, size), hidden.reshape(num_rows, size)
-        for numbers, others in route.others(_ROWS_AT_ONCE * num_rows):
-            repeated = call.of_rows(lambda x, n=numbers: x.index_select(0, n), num_rows)
-            with self._casting(), self.slot.holding(others):
-                other = hidden_of(repeated())
-            more = other.reshape(len(numbers), size) - hidden.index_select(0, numbers)
-            gained = torch.linalg.vecdot(more, grad.index_select(0, numbers))
-            where = (others.row_task, others.row_key)
-            gains.index_put_(where, gained.to(gains.dtype), accumulate=True)
+        for expert in range(gains.shape[1]):
+            numbers = route.rows_without(expert)
+            if not len(numbers):
+                continue
+            chosen: Any = lambda x, n=numbers: x.index_select(0, n)  # noqa: E731
+            with self._casting(), self.slot.holding(expert):
+                other = hidden_of(call.of_rows(chosen, num_rows)())
+            more = other.reshape(len(numbers), size) - chosen(hidden)
+            gained = torch.linalg.vecdot(more, chosen(grad)).to(gains.dtype)
+            gains[:, expert].index_add_(0, chosen(route.row_task), gained)
         return gains
 
     def _casting(self) -> Any:

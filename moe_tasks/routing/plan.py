@@ -8,7 +8,7 @@ Legend for shapes, here and in ``moe_tasks.experts``:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -170,37 +170,12 @@ class LayerRoute:
         starts = [segment.start for segment in self.task_segments]
         return torch.tensor(starts).to(self.row_task.device)
 
-    def others(self, most_rows: int) -> Iterator[tuple[Tensor, LayerRoute]]:
-        """Of grouped rows, each with every expert but its own: their numbers, and their route.
-
-        Args:
-            most_rows: in one part, unless a single expert has more.
-        """
-        num_rows, parts = len(self.row_key), [[]]
-        sizes = {segment.key: segment.rows for segment in self.segments}
-        for key in range(self.weights.shape[-1]):
-            added = num_rows - sizes.get(key, 0)
-            if parts[-1] and added + sum(num for _, num in parts[-1]) > most_rows:
-                parts.append([])
-            if added:
-                parts[-1].append((key, added))
-        yield from (self._with_others(part) for part in parts if part)
-
-    def _with_others(self, experts: list[tuple[int, int]]) -> tuple[Tensor, LayerRoute]:
-        keys = [key for key, num in experts for _ in range(num)]
-        rows = [
-            row
-            for key, _ in experts
-            for segment in self.segments
-            if segment.key != key
-            for row in range(segment.start, segment.stop)
-        ]
-        numbers, row_key = torch.tensor([rows, keys]).to(self.row_key.device)
-        segments = segments_of(keys)
-        row_task = self.row_task.index_select(0, numbers)
-        return numbers, dataclasses.replace(
-            self, row_task=row_task, row_key=row_key, segments=segments, task_segments=segments
-        )
+    def rows_without(self, expert: int) -> Tensor:
+        """Of grouped rows, the numbers of those that another expert was selected for."""
+        own = next((s for s in self.segments if s.key == expert), Segment(expert, 0, 0))
+        numbers = torch.arange(len(self.row_key) - own.rows, device=self.row_key.device)
+        numbers[own.start :] += own.rows
+        return numbers
 
     def gather(self, x: Tensor) -> Tensor:
         """``x [B, ...]`` with equal keys together."""
