@@ -3,73 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from moe_tasks.conditional.modules import new_linear
+from moe_tasks.conditional.labelled_head import HeadConfig, LabelledHead
 from moe_tasks.conditional.spans import SpanHead
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.training.loss import IGNORED
 
-Kind = Literal["classification", "regression", "tokens", "span"]
 
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """A task's head.
-
-    Attributes:
-        kind: ``classification`` and ``regression`` read the pooled state, ``tokens`` each state,
-            ``span`` each state as an answer's first and as its last token.
-        num_labels: classes; 1 for regression, 2 for a span.
-    """
-
-    kind: Kind = "classification"
-    num_labels: int = 2
-
-    def __post_init__(self) -> None:
-        if self.kind == "regression" and self.num_labels != 1:
-            raise ValueError(f"'num_labels' is {self.num_labels}; a regression head has 1")
-        if self.kind != "regression" and self.num_labels < 2:
-            raise ValueError(f"'num_labels' is {self.num_labels}; a {self.kind} head has 2 or more")
-
-
-class Head(nn.Module):
-    """Dropout and one linear layer, with the loss that belongs to its kind.
-
-    Args:
-        name: of the task, for messages.
-        dropout: 0.1 in arXiv 2009.09139.
-    """
-
-    def __init__(
-        self, name: str, config: HeadConfig, width: int, std: float, dropout: float = 0.1
-    ) -> None:
-        super().__init__()
-        self.name, self.config = name, config
-        self.dropout = nn.Dropout(dropout)
-        self.linear = new_linear(width, config.num_labels, std)
+class Head(LabelledHead):
+    """Classes of rows or tokens, or a number, with the loss that belongs to each."""
 
     def forward(
         self, states: Tensor, pooled: Tensor, attention_mask: Tensor | None = None
     ) -> Tensor:
         """``[B, S, D]`` and ``[B, D]`` to logits ``[B, C]``, or ``[B, S, C]`` of tokens."""
         return self.linear(self.dropout(states if self.config.kind == "tokens" else pooled))
-
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross entropy or squared error over what has a label, float32, scalar.
-
-        Raises:
-            UserError: nothing has a label, or as :meth:`losses`.
-        """
-        losses, counts = self.losses(logits, labels)
-        if counts.device.type == "cpu" and not bool(counts.any()):
-            raise UserError(f"task {self.name!r}: none of its rows in the batch has a label")
-        return losses.sum() / counts.sum()
 
     def losses(
         self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0
@@ -139,11 +92,9 @@ def build_heads(
 
 
 def _build(task: str, config: HeadConfig, width: int, std: float) -> nn.Module:
-    if config.kind != "span":
-        return Head(task, config, width, std)
-    head: Any = SpanHead(task, width, std)
-    head.config = config
-    return head
+    if config.kind == "span":
+        return SpanHead(task, width, std)
+    return Head(task, config, width, std)
 
 
 def pool(states: Tensor, attention_mask: Tensor | None, how: Literal["mean", "first"]) -> Tensor:

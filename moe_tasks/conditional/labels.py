@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy
 
-from moe_tasks.conditional.heads import HeadConfig, Kind
+from moe_tasks.conditional.labelled_head import HeadConfig, Kind
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.tasks.base import TaskCollection
 from moe_tasks.training.data import Tokens

@@ -6,29 +6,26 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from moe_tasks.conditional.modules import new_linear
+from moe_tasks.conditional.labelled_head import HeadConfig, LabelledHead
 from moe_tasks.errors import UserError
 from moe_tasks.training.loss import IGNORED
 
 MASKED = -1e9  # the score of what cannot be chosen
 
 
-class SpanHead(nn.Module):
+class SpanHead(LabelledHead):
     """Dropout and one linear layer: a score per token of being first, and of being last.
 
-    Devlin et al. 2019, section 4.2 (SQuAD). Same calls as :class:`heads.Head`.
+    Devlin et al. 2019, section 4.2 (SQuAD).
 
     Args:
         name: of the task, for messages.
     """
 
     def __init__(self, name: str, width: int, std: float, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.name = name
-        self.dropout = nn.Dropout(dropout)
-        self.linear = new_linear(width, 2, std)
+        super().__init__(name, HeadConfig("span", 2), width, std, dropout)
 
     def forward(
         self, states: Tensor, pooled: Tensor, attention_mask: Tensor | None = None
@@ -43,17 +40,6 @@ class SpanHead(nn.Module):
         if attention_mask is None:
             return scores
         return scores.float().masked_fill(attention_mask[..., None] == 0, MASKED)
-
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean cross entropy over first and last tokens that are known, float32, scalar.
-
-        Raises:
-            UserError: none is known, or as :meth:`losses`.
-        """
-        losses, counts = self.losses(logits, labels)
-        if counts.device.type == "cpu" and not bool(counts.any()):
-            raise UserError(f"task {self.name!r}: none of its rows in the batch has a label")
-        return losses.sum() / counts.sum()
 
     def losses(
         self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0
