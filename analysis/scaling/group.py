@@ -13,7 +13,7 @@ from multiprocessing.util import Finalize
 
 import torch
 
-from analysis.bench.models import batch, limit_threads, model_of
+from analysis.bench.models import batch, limit_threads, model_of, synchronise
 from analysis.bench.race import Measures, Repeat
 from analysis.bench.setting import Setting
 from moe_tasks.engines.base import Engine
@@ -41,8 +41,9 @@ class Member:
         limit_threads(setting)
         name = "local" if stage is None else "deepspeed"
         config = EngineConfig(name, stage or 0, timeout=_TIMEOUT_SECONDS)
-        self.processes: Processes = config.start("cpu")
-        training = TrainingConfig()
+        self.processes: Processes = config.start(setting.device)
+        self._device = setting.device
+        training = TrainingConfig(precision=setting.precision)
         self._rates = training.rates
         make = config.maker(self.processes)
         self._engine: Engine = make(model_of(setting).train(), training)
@@ -81,17 +82,19 @@ class Member:
         began = time.perf_counter()
         for _ in range(_STEPS):
             self.step()
+        synchronise(self._device)
         seconds = time.perf_counter() - began
         cpu = sum(self.processes.gather(sum(self._spent.values())))
         figures = {"": seconds, CPU: cpu, **self._spent}
         return {name: value / _STEPS for name, value in figures.items()}
 
     def _exchange(self, size: int) -> float:
-        values = torch.zeros(size)
+        values = torch.zeros(size, device=self._device)
         self.processes.largest(0)  # all are here
         began = time.perf_counter()
         for _ in range(_STEPS):
             self.processes.sum(values)
+        synchronise(self._device)
         return (time.perf_counter() - began) / _STEPS
 
 

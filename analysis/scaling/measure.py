@@ -77,11 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         setting = Setting(
             scheme=_SCHEME, threads=1, rows=values.rows, tasks=values.tasks, width=values.width,
             layers=values.layers, vocab=values.vocab, source=values.source, target=values.target,
-            num_experts=values.num_experts,
+            num_experts=values.num_experts, heads=values.heads, device=values.device,
+            dtype=values.dtype,
         )  # fmt: skip
-        layouts = [Layout(1, None)] + [
-            Layout(w, s) for w in values.worlds for s in values.stages if w > 1
-        ]
+        layouts = [Layout(1, None)] + [Layout(w, s) for w in values.worlds for s in values.stages]
         found = race(_contenders(setting, layouts), values.rounds)
         if found.failed:
             name, error = next(iter(found.failed.items()))
@@ -232,10 +231,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where to write")
     parser.add_argument("--worlds", nargs="+", type=positive, default=[2, 4], metavar="N")
     parser.add_argument("--stages", nargs="+", type=int, default=[1], choices=[0, 1, 2])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--rounds", type=positive, default=9, help="of the race (default: 9)")
     for name, default in (
         ("rows", 32), ("tasks", 8), ("source", 48), ("target", 12), ("width", 128), ("layers", 3),
-        ("vocab", 2000), ("num-experts", 3),
+        ("vocab", 2000), ("num-experts", 3), ("heads", 4),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=positive, default=default, help=f"default: {default}")
     return parser

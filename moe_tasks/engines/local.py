@@ -17,10 +17,17 @@ from moe_tasks.engines.base import (
     is_out_of_memory,
 )
 from moe_tasks.engines.processes import Processes
+from moe_tasks.training.adamw import FusedAdamW, joined
 from moe_tasks.training.config import TrainingConfig
 from moe_tasks.training.data import Batch
 from moe_tasks.training.model import Trainable
-from moe_tasks.training.optimizer import build_optimizer, freeze, parameter_names
+from moe_tasks.training.optimizer import (
+    build_optimizer,
+    freeze,
+    parameter_names,
+    restore_states,
+    state_tensors,
+)
 from moe_tasks.training.randomness import random_state, set_random_state
 
 logger = logging.getLogger(__name__)
@@ -73,12 +80,11 @@ class LocalEngine:
                 for parameter in group["params"]:
                     parameter.grad = None  # AdamW leaves it, with its decay and averages, alone
         self._optimizer.step()
-        vars(self._optimizer).pop("grad_scale", None)
 
     def _shorten(self, divisor: torch.Tensor) -> None:
         divisor = divisor.clamp(min=1.0)
-        if self._optimizer.defaults["fused"]:  # divides gradients while it reads them anyway
-            vars(self._optimizer)["grad_scale"] = divisor
+        if isinstance(self._optimizer, FusedAdamW):  # divides gradients while it reads them anyway
+            self._optimizer.grad_scale = divisor
         else:
             grads = [p.grad for p in self._parameters if p.grad is not None]
             torch._foreach_div_(grads, divisor)  # type: ignore[attr-defined]
@@ -87,12 +93,7 @@ class LocalEngine:
         self._optimizer.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        tensors = {
-            f"optimizer/{name}/{key}": value
-            for parameter, name in self._names.items()
-            for key, value in self._optimizer.state.get(parameter, {}).items()
-        }
-        return {**tensors, **random_state(self.device)}
+        return {**state_tensors(self._optimizer, self._names), **random_state(self.device)}
 
     def load_tensors(self, tensors: Mapping[str, torch.Tensor]) -> None:
         by_name = {name: parameter for parameter, name in self._names.items()}
@@ -101,10 +102,8 @@ class LocalEngine:
         for key, value in tensors.items():
             if key.startswith("optimizer/"):
                 name, field = check_state(key, value, shapes)
-                states.setdefault(name, {})[field] = value.to(by_name[name].device)
-        self._optimizer.state.clear()
-        for name, state in states.items():
-            self._optimizer.state[by_name[name]] = state
+                states.setdefault(name, {})[field] = value
+        restore_states(self._optimizer, {by_name[name]: state for name, state in states.items()})
         set_random_state(tensors, self.device)
 
     def load_model(self, path: Path) -> None:
@@ -140,8 +139,11 @@ class LocalEngine:
 
     def _gradient_norm(self) -> torch.Tensor:
         grads = [p.grad for p in self._parameters if p.grad is not None]
-        on_cpu = all(grad.is_contiguous() and grad.device.type == "cpu" for grad in grads)
-        if not on_cpu or len({grad.dtype for grad in grads}) != 1:
+        of_one_kind = isinstance(self._optimizer, FusedAdamW)
+        if not of_one_kind or self.device.type != "cpu" or not all(map(_is_contiguous, grads)):
             return torch.nn.utils.get_total_norm(grads).to(self.device)
-        flat = [grad.view(-1) for grad in grads]  # a third of the time of torch's norm
+        flat = joined(grads)  # a third of the time of torch's norm
         return torch.stack([torch.dot(grad, grad) for grad in flat]).sum().sqrt()
+
+
+_is_contiguous = torch.Tensor.is_contiguous

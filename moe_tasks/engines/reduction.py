@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from moe_tasks.engines.pieces import FlatAdamW, Span
 from moe_tasks.engines.processes import Processes
+from moe_tasks.training.optimizer import restore_states, state_tensors
 
 
 class Replicated:
@@ -25,7 +26,7 @@ class Replicated:
     """
 
     def __init__(
-        self, engine: Any, optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
+        self, engine: Any, optimizer: torch.optim.AdamW, parameters: Mapping[str, nn.Parameter]
     ) -> None:
         self._engine, self._optimizer, self._parameters = engine, optimizer, parameters
 
@@ -64,21 +65,13 @@ class Replicated:
 
     def states(self) -> dict[str, Tensor]:
         """Optimizer state by parameter name."""
-        state = self._optimizer.state
-        return {
-            f"optimizer/{name}/{key}": value
-            for name, parameter in self._parameters.items()
-            for key, value in state.get(parameter, {}).items()
-        }
+        return state_tensors(self._optimizer, {p: n for n, p in self._parameters.items()})
 
     def load(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Continue with the states of these parameters."""
-        self._optimizer.state.clear()
-        for name, state in states.items():
-            parameter = self._parameters[name]
-            self._optimizer.state[parameter] = {
-                key: value.to(parameter.device) for key, value in state.items()
-            }
+        restore_states(
+            self._optimizer, {self._parameters[name]: dict(state) for name, state in states.items()}
+        )
 
     def take_weights(self) -> None:
         """The model's weights have been loaded anew."""

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from moe_tasks.experts.block import pack
-from moe_tasks.experts.grouped import grouped_linear, grouped_scale
+from moe_tasks.experts.block import Blocks, pack
+from moe_tasks.experts.grouped import Versions, grouped_linear, grouped_scale
 from moe_tasks.experts.merging import SelectParameters, merge
 from moe_tasks.experts.routed_layer import RouteSlot
 from moe_tasks.routing.plan import LayerRoute, Segment
@@ -47,6 +47,7 @@ class ExpertBank(nn.Module):
 
     def pack(self) -> None:
         """Let all versions of a parameter lie in one piece of memory."""
+        self._blocks = Blocks()
         self._has_bias = "bias" in self.parameter_names()
         for name in self.parameter_names():
             pack(self.stack(name))
@@ -118,7 +119,13 @@ class ExpertBank(nn.Module):
             return [self.experts[expert].get_parameter(name) for expert in self.here]
         if "." in name:
             return [expert.get_parameter(name) for expert in self.experts]
-        return [expert._parameters[name] for expert in self.experts._modules.values()]  # type: ignore[misc,union-attr]  # five times as fast, and called for every leaf
+        experts = self._modules["experts"]._modules.values()  # type: ignore[union-attr]
+        return [expert._parameters[name] for expert in experts]  # type: ignore[misc,union-attr]  # five times as fast, and called for every leaf
+
+    def versions(self, name: str) -> Versions:
+        """The same with their block, for the functions of :mod:`moe_tasks.experts.grouped`."""
+        parameters = self.stack(name)
+        return parameters, self._blocks.of(name, parameters)
 
     def _expert(self, key: int) -> nn.Module:
         return self.experts[self.here[key]]
@@ -146,11 +153,28 @@ class LinearBank(ExpertBank):
     """m versions of an ``nn.Linear``."""
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        biases = self.stack("bias") if self._has_bias else None
-        return grouped_linear(x, route, self.stack("weight"), biases)
+        biases = self.versions("bias") if self._has_bias else None
+        return grouped_linear(x, route, self.versions("weight"), biases)
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
+        if decodes(x, route) and len(route.keys) <= len(self.here):
+            return self._decoded(x, route)
         return self.selected_learning(x, route)
+
+    def _decoded(self, x: Tensor, route: LayerRoute) -> Tensor:
+        """One token of every row: rows stay, and their tasks' weights are laid out as they lie."""
+        device = x.device.type
+        if torch.is_autocast_enabled(device):
+            x = x.to(torch.get_autocast_dtype(device))
+        kept = route.kept.get(self)
+        if kept is None:
+            kept = route.kept[self] = [
+                route.chosen(self.versions(name)[1].to(x.dtype)) for name in self.parameter_names()
+            ]
+        rows = x.view(len(route.keys), route.rows_each, -1)
+        weight, *bias = kept  # [T, out, in], [T, out]
+        y = torch.bmm(rows, weight.mT)
+        return (y + bias[0][:, None] if bias else y).view(len(x), 1, -1)
 
     def merged(self, x: Tensor, route: LayerRoute) -> Tensor:
         weight = merge(route.weights, self.stack("weight")).mT  # [T, in, out]
@@ -178,11 +202,19 @@ class NormBank(ExpertBank):
         self._neutral = (neutral,)  # in a tuple, so that it is no sub-module
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        biases = self.stack("bias") if self._has_bias else None
-        return grouped_scale(self._neutral[0](x), route, self.stack("weight"), biases)
+        biases = self.versions("bias") if self._has_bias else None
+        return grouped_scale(self._neutral[0](x), route, self.versions("weight"), biases)
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
-        return self.selected_learning(x, route)
+        if not decodes(x, route):
+            return self.selected_learning(x, route)
+        kept = route.kept.get(self)
+        if kept is None:
+            names = ("weight", "bias") if self._has_bias else ("weight",)
+            blocks = [self.versions(name)[1].to(x.dtype) for name in names]
+            kept = route.kept[self] = [b.index_select(0, route.row_key)[:, None] for b in blocks]
+        y, (weight, *bias) = self._neutral[0](x), kept  # [B, 1, D] each
+        return torch.addcmul(bias[0].to(y.dtype), y, weight.to(y.dtype)) if bias else y * weight
 
 
 def expert_distance(model: nn.Module) -> Tensor:
@@ -229,6 +261,15 @@ def is_affine_norm(leaf: nn.Module) -> bool:
 
 def _neutral(name: str, parameter: Tensor) -> Tensor:
     return torch.ones_like(parameter) if name == "weight" else torch.zeros_like(parameter)
+
+
+def decodes(x: Tensor, route: LayerRoute) -> bool:
+    """Whether ``x [B, 1, D]`` is one position of rows that a cache holds in the batch's order.
+
+    A route's plan lives as long as one call of ``generate``, so what is kept with it is not stale.
+    """
+    one_position = x.dim() == 3 and x.shape[1] == 1
+    return one_position and route.rows_each > 0 and not torch.is_grad_enabled()
 
 
 def _by_segment(

@@ -29,6 +29,33 @@ def block_of(parameters: Sequence[Tensor]) -> Tensor:
     return torch.stack([p.detach() for p in parameters]) if packed is None else packed
 
 
+class Blocks:
+    """Blocks of a bank's parameters by name, remembered as long as nothing moves.
+
+    Looking where m parameters lie is cheap, making a view of them is not, and both are done for
+    every leaf and step. A copy of a bank starts without memories.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[list[int], Tensor]] = {}
+
+    def __reduce__(self) -> tuple[type[Blocks], tuple[()]]:
+        return Blocks, ()
+
+    def of(self, name: str, parameters: Sequence[Tensor]) -> Tensor:
+        """:func:`block_of` the parameters that are called ``name``."""
+        places = [parameter.data_ptr() for parameter in parameters]
+        known = self._known.get(name)
+        if known is not None and known[0] == places:  # its memory is held, so cannot be another's
+            return known[1]
+        packed = _packed(parameters)
+        if packed is None:
+            self._known.pop(name, None)
+            return block_of(parameters)
+        self._known[name] = (places, packed)
+        return packed
+
+
 def _packed(parameters: Sequence[Tensor]) -> Tensor | None:
     first = parameters[0]
     size = first.numel() * first.element_size()

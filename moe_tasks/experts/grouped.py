@@ -9,20 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from moe_tasks.experts.block import block_of
 from moe_tasks.routing.plan import Block, LayerRoute
 
 # Numbers of a parameter that are compared at a time: experts' and tasks' pieces stay in cache.
 _PIECE = 4096
 
+# All versions of a parameter, and the block ``[m, ...]`` of their numbers.
+Versions = tuple[Sequence[Tensor], Tensor]
+
+
+class _Function(torch.autograd.Function):
+    @classmethod
+    def apply(cls, *args: Any) -> Any:  # type: ignore[override]
+        # torch's own looks at every argument on behalf of functorch, and experts make many.
+        return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
+
 
 def grouped_linear(
-    x: Tensor, route: LayerRoute, weights: Sequence[Tensor], biases: Sequence[Tensor] | None
+    x: Tensor, route: LayerRoute, weights: Versions, biases: Versions | None
 ) -> Tensor:
     """``x [B, ..., in] -> [B, ..., out]``, each row through the expert its task selected."""
     device = x.device.type
@@ -33,27 +43,24 @@ def grouped_linear(
         return _linear(x, route, weights, biases)
 
 
-def _linear(
-    x: Tensor, route: LayerRoute, weights: Sequence[Tensor], biases: Sequence[Tensor] | None
-) -> Tensor:
-    weight, bias = block_of(weights), None if biases is None else block_of(biases)
+def _linear(x: Tensor, route: LayerRoute, weights: Versions, biases: Versions | None) -> Tensor:
+    weight, bias = weights[1], None if biases is None else biases[1]
     x = route.gather(x)
     if not torch.is_grad_enabled():
         return route.scatter(_products(x, route.blocks, weight.mT, bias))
     used = _used(route, weights, biases)
-    firsts = (weights[0], None if biases is None else biases[0])
+    firsts = (weights[0][0], None if biases is None else biases[0][0])
     return route.scatter(_GroupedLinear.apply(x, route.weights, route, weight, bias, firsts, *used))  # type: ignore[arg-type]
 
 
-def _used(
-    route: LayerRoute, weights: Sequence[Tensor], biases: Sequence[Tensor] | None
-) -> list[Tensor]:
+def _used(route: LayerRoute, weights: Versions, biases: Versions | None) -> list[Tensor]:
     """Parameters of the experts in use, in the order of the segments, weights first."""
-    kinds = (weights,) if biases is None else (weights, biases)
-    return [parameters[segment.key] for parameters in kinds for segment in route.segments]
+    keys = [segment.key for segment in route.segments]
+    used = [weights[0][key] for key in keys]
+    return used if biases is None else used + [biases[0][key] for key in keys]
 
 
-class _GroupedLinear(torch.autograd.Function):
+class _GroupedLinear(_Function):
     """Of grouped rows. Every product is written into its slice of the result.
 
     ``used`` are inputs for their gradients only; ``weight`` and ``bias`` hold their numbers.
@@ -128,7 +135,7 @@ def _product(
         if bias is None:
             return torch.mm(rows[0], matrices[block.key], out=out)
         return torch.addmm(bias[block.key], rows[0], matrices[block.key], out=out)
-    if block.count < len(matrices):
+    if block.count < matrices.shape[0]:
         experts = slice(block.key, block.key + block.count)
         matrices, bias = matrices[experts], None if bias is None else bias[experts]
     if bias is None:
@@ -138,7 +145,7 @@ def _product(
 
 def _rows(x: Tensor, block: Block) -> Tensor:
     """A block's rows of a contiguous ``[B, ..., D]``, ``[count, rows * ..., D]``, as a view."""
-    if block.stop - block.start < len(x):
+    if block.stop - block.start < x.shape[0]:
         x = x[block.start : block.stop]
     return x.view(block.count, -1, x.shape[-1])
 
@@ -169,7 +176,7 @@ def _of_segments(grads: Tensor, runs: Sequence[slice] | None, dtype: torch.dtype
     """Sums of ``grads [runs, ...]`` over each segment's runs (one, if ``None``)."""
     if grads.dtype != dtype:
         grads = grads.to(dtype)
-    if runs is None or len(runs) == len(grads):
+    if runs is None or len(runs) == grads.shape[0]:
         return list(grads.unbind())
     return [grads[run].sum(0) for run in runs]  # no views, which would keep all of ``grads``
 
@@ -185,13 +192,14 @@ def _by_task(route: LayerRoute, by_run: Tensor) -> Tensor:
 
 def inner(rows: Tensor, block: Tensor) -> Tensor:
     """Inner products ``[R, m]`` of ``rows [R, ...]`` with m parameters ``[m, ...]``."""
-    pieces = _pieces(rows.shape[1], rows[0].numel()) if rows.dim() > 1 else 1
+    _, length, *others = rows.shape
+    pieces = _pieces(length, length * prod(others)) if others else 1
     if block.dtype != rows.dtype:
         block = block.to(rows.dtype)
     if pieces == 1:
-        return torch.mm(rows.reshape(len(rows), -1), block.reshape(len(block), -1).mT)
-    block = block.reshape(len(block), pieces, -1)
-    rows = rows.reshape(len(rows), pieces, -1)
+        return torch.mm(rows.flatten(1), block.flatten(1).mT)
+    block = block.reshape(block.shape[0], pieces, -1)
+    rows = rows.reshape(rows.shape[0], pieces, -1)
     return torch.bmm(rows.transpose(0, 1), block.permute(1, 2, 0)).sum(0)
 
 
@@ -203,21 +211,21 @@ def _pieces(length: int, size: int) -> int:
 
 
 def grouped_scale(
-    y: Tensor, route: LayerRoute, weights: Sequence[Tensor], biases: Sequence[Tensor] | None
+    y: Tensor, route: LayerRoute, weights: Versions, biases: Versions | None
 ) -> Tensor:
     """``y [B, ..., D] * weight (+ bias)``, each row with those of the expert its task selected."""
     kinds = (weights,) if biases is None else (weights, biases)
-    blocks = torch.stack([block_of(parameters) for parameters in kinds])  # [1 or 2, m, D]
+    blocks = torch.stack([block for _, block in kinds])  # [1 or 2, m, D]
     rows = blocks.index_select(1, route.row_key)
     if y.dim() > 2:
         rows = rows.view(*rows.shape[:2], *(1,) * (y.dim() - 2), -1)
     if not torch.is_grad_enabled():
         return _scaled(y, rows)
-    used, firsts = _used(route, weights, biases), [parameters[0] for parameters in kinds]
+    used, firsts = _used(route, weights, biases), [parameters[0] for parameters, _ in kinds]
     return _GroupedScale.apply(y, route.weights, route, blocks, rows, firsts, *used)  # type: ignore[return-value]
 
 
-class _GroupedScale(torch.autograd.Function):
+class _GroupedScale(_Function):
     """Of rows in any order, each with its ``rows [1 or 2, B, 1, ..., D]`` out of ``blocks``."""
 
     @staticmethod
@@ -241,7 +249,7 @@ class _GroupedScale(torch.autograd.Function):
         route, blocks = ctx.route, ctx.blocks
         for_y, for_p, _, _, _, _, *for_used = ctx.needs_input_grad
         grad_y = grad * ctx.rows[0] if for_y else None
-        kinds = [_row_sums(grad * y), _row_sums(grad)][: len(blocks)]
+        kinds = [_row_sums(grad * y), _row_sums(grad)][: blocks.shape[0]]
         sums = torch.stack(kinds).to(blocks.dtype)  # [1 or 2, B, D]
         grad_p = None
         if for_p:
@@ -260,7 +268,7 @@ class _GroupedScale(torch.autograd.Function):
 
 def _scaled(y: Tensor, rows: Tensor) -> Tensor:
     rows = rows.to(y.dtype)
-    return y * rows[0] if len(rows) == 1 else torch.addcmul(rows[1], y, rows[0])
+    return y * rows[0] if rows.shape[0] == 1 else torch.addcmul(rows[1], y, rows[0])
 
 
 def _row_sums(x: Tensor) -> Tensor:

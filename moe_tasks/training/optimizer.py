@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from moe_tasks.errors import UserError, nearest
+from moe_tasks.training.adamw import FusedAdamW
 from moe_tasks.training.config import TrainingConfig
 from moe_tasks.training.model import Trainable
 
@@ -90,9 +91,32 @@ def build_optimizer(model: Trainable, config: TrainingConfig) -> torch.optim.Ada
             decay = config.weight_decay if decayed else 0.0
             if chosen:
                 param_groups.append({"params": chosen, "name": name, "weight_decay": decay})
-    return torch.optim.AdamW(
-        param_groups, lr=0.0, betas=_pair(config.betas), eps=config.eps, fused=_fusible(groups)
-    )
+    kind = FusedAdamW if _fusible(groups) else torch.optim.AdamW
+    return kind(param_groups, lr=0.0, betas=_pair(config.betas), eps=config.eps)
+
+
+def state_tensors(
+    optimizer: torch.optim.AdamW, names: Mapping[nn.Parameter, str]
+) -> dict[str, torch.Tensor]:
+    """``optimizer/<parameter>/<field>`` of every parameter that was ever updated."""
+    return {
+        f"optimizer/{name}/{field}": value.clone() if field == "step" else value
+        for parameter, name in names.items()
+        for field, value in optimizer.state.get(parameter, {}).items()
+    }  # counts of steps may share memory, which no file of tensors can express
+
+
+def restore_states(
+    optimizer: torch.optim.AdamW, states: Mapping[nn.Parameter, dict[str, torch.Tensor]]
+) -> None:
+    """Continue with these states, each moved to its parameter, and none for other parameters."""
+    placed = {p: {k: v.to(p.device) for k, v in state.items()} for p, state in states.items()}
+    if isinstance(optimizer, FusedAdamW):
+        optimizer.restore(placed)
+        return
+    optimizer.state.clear()
+    for parameter, state in placed.items():
+        optimizer.state[parameter] = state
 
 
 def parameter_names(model: Trainable) -> dict[nn.Parameter, str]:
@@ -125,8 +149,10 @@ def _trainable_groups(model: Trainable) -> dict[str, list[nn.Parameter]]:
 
 
 def _fusible(groups: dict[str, list[nn.Parameter]]) -> bool:
-    parameters = [p for group in groups.values() for p in group]
-    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    """Whether all parameters are of one kind, and of one that the fused update knows."""
+    kinds = {(p.device, p.dtype) for group in groups.values() for p in group}
+    device, dtype = next(iter(kinds))
+    return len(kinds) == 1 and dtype.is_floating_point and device.type in ("cpu", "cuda")
 
 
 def _pair(betas: tuple[float, ...]) -> tuple[float, float]:
