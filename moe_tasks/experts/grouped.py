@@ -36,13 +36,18 @@ def grouped_linear(
 def _linear(
     x: Tensor, route: LayerRoute, weights: Sequence[Tensor], biases: Sequence[Tensor] | None
 ) -> Tensor:
-    weight, bias = block_of(weights), None if biases is None else block_of(biases)
     x = route.gather(x)
     if not torch.is_grad_enabled():
+        weight, bias = _blocks(weights, biases)
         return route.scatter(_products(x, route.blocks, weight.mT, bias))
     used = _used(route, weights, biases)
-    firsts = (weights[0], None if biases is None else biases[0])
-    return route.scatter(_GroupedLinear.apply(x, route.weights, route, weight, bias, firsts, *used))  # type: ignore[arg-type]
+    return route.scatter(_GroupedLinear.apply(x, route.weights, route, weights, biases, *used))  # type: ignore[arg-type]
+
+
+def _blocks(
+    weights: Sequence[Tensor], biases: Sequence[Tensor] | None
+) -> tuple[Tensor, Tensor | None]:
+    return block_of(weights), None if biases is None else block_of(biases)
 
 
 def _used(
@@ -56,7 +61,8 @@ def _used(
 class _GroupedLinear(torch.autograd.Function):
     """Of grouped rows. Every product is written into its slice of the result.
 
-    ``used`` are inputs for their gradients only; ``weight`` and ``bias`` hold their numbers.
+    ``used`` are inputs for their gradients only; ``weights`` and ``biases``, of all experts, hold
+    their numbers. Backward reads them anew: in between they may be in no memory of this process.
     """
 
     @staticmethod
@@ -65,20 +71,21 @@ class _GroupedLinear(torch.autograd.Function):
         x: Tensor,
         p: Tensor,
         route: LayerRoute,
-        weight: Tensor,
-        bias: Tensor | None,
-        firsts: tuple[Tensor, Tensor | None],
+        weights: Sequence[Tensor],
+        biases: Sequence[Tensor] | None,
         *used: Tensor,
     ) -> Tensor:
-        ctx.route, ctx.weight, ctx.bias, ctx.firsts = route, weight, bias, firsts
+        ctx.route, ctx.weights, ctx.biases = route, weights, biases
         ctx.save_for_backward(x)
+        weight, bias = _blocks(weights, biases)
         return _products(x, route.blocks, weight.mT, bias)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        route, weight, bias = ctx.route, ctx.weight, ctx.bias
-        for_x, for_p, _, _, _, _, *for_used = ctx.needs_input_grad
+        route, weights, biases = ctx.route, ctx.weights, ctx.biases
+        weight, bias = _blocks(weights, biases)
+        for_x, for_p, _, _, _, *for_used = ctx.needs_input_grad
         grad_y = grad_y.contiguous()
         grad_x = _products(grad_y, route.blocks, weight, None) if for_x else None
         grad_p, grads = None, [None] * len(for_used)
@@ -86,17 +93,16 @@ class _GroupedLinear(torch.autograd.Function):
             blocks = route.task_blocks if for_p else route.blocks
             grad_w, grad_b = _run_grads(x.contiguous(), grad_y, blocks, bias is not None)
             if for_p:
-                first, first_bias = ctx.firsts
-                grad_p = inner(grad_w, route.compared(first, weight))
+                grad_p = inner(grad_w, route.compared(weights[0], weight))
                 if grad_b is not None:
-                    grad_p += inner(grad_b, route.compared(first_bias, bias))
+                    grad_p += inner(grad_b, route.compared(biases[0], bias))
                 grad_p = _by_task(route, grad_p)
             if any(for_used):
                 runs = route.runs_of_segments if for_p else None
                 grads = _of_segments(grad_w, runs, weight.dtype)
                 if grad_b is not None:
                     grads += _of_segments(grad_b, runs, weight.dtype)
-        return grad_x, grad_p, None, None, None, None, *_wanted(grads, for_used)
+        return grad_x, grad_p, None, None, None, *_wanted(grads, for_used)
 
 
 def _wanted(grads: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
