@@ -19,11 +19,14 @@ from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
 from torch import Tensor, nn
 
 from moe_tasks.engines.base import backbone_of
-from moe_tasks.engines.layouts import check_backbone
+from moe_tasks.engines.layouts import check_layers
 from moe_tasks.engines.ownership import Everything, Layout
 from moe_tasks.engines.processes import Processes
+from moe_tasks.errors import UserError
 from moe_tasks.experts.convert import named_layers
 from moe_tasks.experts.routed_layer import LayerCall, hidden_of
+from moe_tasks.model import TaskMoE
+from moe_tasks.multitask import DenseModel
 
 
 class Gathered(Everything):
@@ -35,15 +38,11 @@ class Gathered(Everything):
     Args:
         engine: DeepSpeed's, whose own hooks are taken away: they gather leaf by leaf, in an order
             that must be the same in all processes and outside of training, too.
-
-    Raises:
-        UserError: the model's layers cannot be gathered one by one.
     """
 
     def __init__(self, layout: Layout, model: Any, engine: Any, processes: Processes) -> None:
         super().__init__(layout)
         backbone = backbone_of(model)
-        check_backbone("engine.zero_stage=3", backbone.config)
         engine.optimizer.parameter_offload.destroy()
         for hook in engine.optimizer._grad_acc_hooks:
             hook.remove()  # gradients are reduced when a step's last row is done
@@ -101,6 +100,16 @@ class Gathered(Everything):
         finally:
             for layer in self._layers:
                 layer.release()
+
+
+def check_gathering(model: Any) -> None:
+    """Raises ``UserError`` where the model's layers cannot be gathered one by one."""
+    if type(model) not in (TaskMoE, DenseModel):
+        raise UserError(
+            f"engine.zero_stage=3: {type(model).__name__} may also run between training steps, to "
+            "choose rows, where its weights are not together; set engine.zero_stage=2"
+        )
+    check_layers("engine.zero_stage=3", backbone_of(model).config)
 
 
 class _Unit:

@@ -79,23 +79,17 @@ def check_regularization(expert_parallel: int, strength: float) -> None:
         )
 
 
-def check_backbone(key: str, config: Any) -> None:
+def check_layers(key: str, config: Any) -> None:
     """Raises ``UserError`` where not all processes would meet in every layer.
 
     Args:
-        key: with its value, what makes them meet; ``1`` would not.
+        key: with its value, what makes them meet.
         config: the backbone's.
     """
-    name = key.partition("=")[0]
-    if not config.is_encoder_decoder:
-        raise UserError(
-            f"{key}: a {config.model_type} model with heads is computed by every process alone, "
-            f"also to choose its rows; set {name}=1"
-        )
     for drop in ("encoder_layerdrop", "decoder_layerdrop", "layerdrop"):
         if getattr(config, drop, 0.0):
             raise UserError(
                 f"the backbone drops whole layers ({drop}={getattr(config, drop)}), each process "
-                f"others, but all must meet in every layer with {key}: set {drop} to 0 in its "
-                f"config.json, or {name}=1"
+                f"others, but all must meet in every layer: set {drop} to 0 in its config.json, "
+                f"or {key.partition('=')[0]}=1"
             )

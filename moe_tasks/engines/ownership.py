@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from moe_tasks.engines.layouts import check_backbone
+from moe_tasks.engines.layouts import check_layers
 from moe_tasks.errors import UserError
 from moe_tasks.experts.bank import ExpertBank
 from moe_tasks.experts.peers import Peers
@@ -178,7 +178,7 @@ def _check(model: Any, banks: Sequence[ExpertBank], size: int) -> None:
     for number in sorted({len(bank.experts) for bank in banks}):
         if number % size:
             raise UserError(f"engine.expert_parallel={size} does not divide {number} experts")
-    check_backbone(f"engine.expert_parallel={size}", model.backbone.config)
+    check_layers(f"engine.expert_parallel={size}", model.backbone.config)
 
 
 def _owned(model: Any, banks: Sequence[ExpertBank], size: int) -> tuple[tuple[str, ...], ...]:

@@ -26,7 +26,7 @@ from moe_tasks.engines.base import (
     checkpoint_gradients,
     is_out_of_memory,
 )
-from moe_tasks.engines.gathering import Gathered
+from moe_tasks.engines.gathering import Gathered, check_gathering
 from moe_tasks.engines.pieces import FlatAdamW
 from moe_tasks.engines.processes import Processes
 from moe_tasks.engines.reduction import Divided, Partitioned, Replicated, zero_gradient
@@ -61,6 +61,8 @@ class DeepSpeedEngine:
         expert_parallel: int = 1,
     ) -> None:
         self.model, self.config, self.processes, self.splits = model, config, processes, 1
+        if stage == 3:
+            check_gathering(model)
         freeze(model, config.freeze)
         names = parameter_names(model)
         self._shapes = {name: p.shape for p, name in names.items()}

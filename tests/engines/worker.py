@@ -22,6 +22,7 @@ from moe_tasks.engines.config import EngineConfig, EngineMaker
 from moe_tasks.engines.local import LocalEngine
 from moe_tasks.engines.processes import Processes
 from moe_tasks.model import TaskMoE
+from moe_tasks.multitask import MultiTaskModel
 from moe_tasks.tasks.sampling import UniformSampling
 from moe_tasks.training.data import TrainBatches
 from moe_tasks.training.signals import Interrupted
@@ -64,7 +65,11 @@ def model(family: str) -> TaskMoE:
 
 
 def trainer(
-    made: TaskMoE, engine: EngineMaker, folder: Path | None = None, rows: int = 3, **changes: Any
+    made: MultiTaskModel,
+    engine: EngineMaker,
+    folder: Path | None = None,
+    rows: int = 3,
+    **changes: Any,
 ) -> Trainer:
     sampler = UniformSampling(2, rows).build(tiny.pools(), 3)
     batches = TrainBatches(sampler, tiny.RandomTokens(), models.TASKS, pad_token_id=1)
