@@ -65,9 +65,10 @@ class Gathered(Everything):
     def make_room(self) -> None:
         self.collect()
 
-    def collect(self) -> None:
+    def collect(self) -> bool:
         for unit in (self._whole, self._shared, *self._layers):
             unit.gather()
+        return True
 
     def keep(self) -> None:
         for unit in (self._whole, self._shared, *self._layers):

@@ -79,8 +79,13 @@ class Everything:
     def updated(self) -> None:
         """This process's weights have been updated."""
 
-    def collect(self) -> None:
-        """Give the main process all weights, until ``release``; a collective."""
+    def collect(self) -> bool:
+        """Give the main process all weights, until ``release``; a collective.
+
+        Returns:
+            Whether all processes have them.
+        """
+        return True
 
     def computing(self) -> AbstractContextManager[Any]:
         """Around forward and backward passes of this process's rows."""
@@ -134,10 +139,13 @@ class Ownership(Everything):
                 parameter.data = parameter.data.new_empty(self._shapes[parameter])
         self._all_here = True
 
+    def collect(self) -> bool:
+        if self._in_first and not self._all_here:
+            self._gather()
+        return False
+
     @torch.no_grad()
-    def collect(self) -> None:
-        if not self._in_first or self._all_here:
-            return
+    def _gather(self) -> None:
         if self._is_main:
             self.make_room()
         self._all_here = True

@@ -115,10 +115,11 @@ class DeepSpeedEngine:
     def zero_gradients(self) -> None:
         self._updates.zero_gradients()
 
-    def complete(self) -> None:
-        if self._weights.elsewhere:
-            with self.processes.calling("all weights"):
-                self._weights.collect()
+    def complete(self) -> bool:
+        if not self._weights.elsewhere:
+            return True
+        with self.processes.calling("all weights"):
+            return self._weights.collect()
 
     def tensors(self) -> dict[str, torch.Tensor]:
         self.complete()

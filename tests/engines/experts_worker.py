@@ -233,7 +233,8 @@ def held(worker: Worker, family: str, change: str = "") -> dict[str, Any]:
             hidden.register_hook(lambda grad: count("backward"))
 
     for layer in layers:
-        next(layer.children()).register_forward_pre_hook(lambda *_: count("forward"))
+        first = next(m for m in layer.modules() if isinstance(m, bank.ExpertBank))
+        first.register_forward_pre_hook(lambda *_: count("forward"))
         layer.register_forward_hook(after)
     made.fit()
     return {when: sorted(set(found)) for when, found in counts.items()}
