@@ -81,6 +81,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "few": {"rows": 1, "accumulation": 1},
     "frozen": {"freeze": ("backbone.model.shared.*", "backbone.model.*embed_positions*")},
     "bf16": {"precision": "bf16"},
+    "apart": {"expert_regularization": 0.01},
     "experts": {"freeze": ("*.experts.*",)},
 }
 

@@ -22,12 +22,12 @@ TWO = (
     "equality:t5-merge_st-1-3-groups",
 )
 # Fewer rows than processes, frozen embeddings, leaves that are neither linear nor a known norm,
-# experts in a part of the layer only.
+# experts in a part of the layer only, which the loss pushes apart.
 MORE = (
     "equality:bart-mix-1-3-few",
     "equality:bart-one-1-3-frozen",
     "equality:t5-generic-1-3",
-    "equality:t5-ffn-1-3",
+    "equality:t5-ffn-1-3-apart",
 )
 OTHERS = ("evaluated:bart-1-3", "held:bart", "held:t5-checkpointing", "stopped:t5-1-3")
 LATER = ("continued:t5-1-2", "continued:t5-0-0")
