@@ -180,7 +180,7 @@ class HeldOutLoss:
     """What training is watched by: losses in nats per token, mean over tasks of the mean over rows.
 
     ``loss`` is that of dev rows of the training tasks; ``dev_tasks`` that of tasks never trained
-    on, each with the route that adaptation would start from.
+    on, each with the route that adaptation would start from. A piece per task.
     """
 
     def __init__(self, workspace: Workspace, system: str) -> None:
@@ -195,14 +195,20 @@ class HeldOutLoss:
             cell: list(collection.slice(cell.task, "dev", cell.sample))[:count] for cell in cells
         }
 
-    def __call__(self, model: Any) -> dict[str, float]:
-        losses = [self._loss(model, rows, i) for i, rows in enumerate(self.rows.values())]
-        figures = {"loss": sum(losses) / len(losses)}
-        if self.unseen:
-            adapter = self.workspace.adapter(self.system, model)
-            unseen = [self._loss(adapter.place(c)[0], rows, 0) for c, rows in self.unseen.items()]
-            figures["dev_tasks"] = sum(unseen) / len(unseen)
-        return figures
+        self.pieces = len(self.rows) + len(self.unseen)
+
+    def piece(self, model: Any, number: int) -> float:
+        """Loss of one training task, or of one unseen sample after those."""
+        if number < len(self.rows):
+            return self._loss(model, list(self.rows.values())[number], number)
+        cell, rows = list(self.unseen.items())[number - len(self.rows)]
+        adapter = self.workspace.adapter(self.system, model)
+        return self._loss(adapter.place(cell)[0], rows, 0)
+
+    def figures(self, results: Sequence[float]) -> dict[str, float]:
+        seen, unseen = results[: len(self.rows)], results[len(self.rows) :]
+        figures = {"loss": sum(seen) / len(seen)}
+        return {**figures, "dev_tasks": sum(unseen) / len(unseen)} if unseen else figures
 
     def _loss(self, model: Any, rows: list[int], task_id: int) -> float:
         batch = self.data.collate(rows, self.workspace.device)

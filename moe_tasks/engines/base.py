@@ -25,8 +25,8 @@ class Engine(Protocol):
     batches: what is drawn is the same everywhere, and the engine divides the rows.
 
     Attributes:
-        model: has the present weights after ``complete``, and may then be evaluated by the main
-            process alone.
+        model: has the present weights after ``complete``, and may then be evaluated by each
+            process alone that has them.
         processes: that train together.
         device: of this process.
         splits: parts that each batch is cut into; doubled whenever memory runs out.
@@ -87,10 +87,13 @@ class Engine(Protocol):
         ``complete`` or ``tensors``."""
         ...
 
-    def complete(self) -> None:
+    def complete(self) -> bool:
         """Give the main process's model all present weights until the next ``backward``.
 
         All processes take part; ``tensors`` does it, too.
+
+        Returns:
+            Whether all processes have them now.
         """
         ...
 

@@ -36,7 +36,7 @@ class EngineConfig:
     """Attributes:
     name: ``local``, one process; or ``deepspeed``, any number that a launcher starts.
     zero_stage: what DeepSpeed divides over the processes: 0 nothing, 1 optimizer state, 2 reduced
-        gradients too.
+        gradients too, 3 weights too.
     expert_parallel: over how many neighbouring processes each layer's experts are spread.
     timeout: seconds after which a collective call counts as hung.
     config: further keys of DeepSpeed's own configuration.
@@ -55,12 +55,8 @@ class EngineConfig:
             if self.name == "local":
                 raise ValueError("'expert_parallel' needs several processes: set engine=deepspeed")
             check_stage(self.expert_parallel, self.zero_stage)
-        if self.zero_stage not in (0, 1, 2):
-            why = " (3 would divide the experts' weights, which routed layers read directly)"
-            raise ValueError(
-                f"'zero_stage' is {self.zero_stage}; it must be 0, 1 or 2"
-                + (why if self.zero_stage == 3 else "")
-            )
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise ValueError(f"'zero_stage' is {self.zero_stage}; it must be 0, 1, 2 or 3")
         if self.timeout <= 0:
             raise ValueError(f"'timeout' is {self.timeout}; it must be above 0 seconds")
         for key in _flat(self.config):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from moe_tasks.errors import UserError
 from moe_tasks.routing.selection import Selection
 
@@ -75,3 +77,19 @@ def check_regularization(expert_parallel: int, strength: float) -> None:
             "training.expert_regularization compares all experts of a layer, which no process has "
             f"with engine.expert_parallel={expert_parallel}: set one of them to its default (0, 1)"
         )
+
+
+def check_layers(key: str, config: Any) -> None:
+    """Raises ``UserError`` where not all processes would meet in every layer.
+
+    Args:
+        key: with its value, what makes them meet.
+        config: the backbone's.
+    """
+    for drop in ("encoder_layerdrop", "decoder_layerdrop", "layerdrop"):
+        if getattr(config, drop, 0.0):
+            raise UserError(
+                f"the backbone drops whole layers ({drop}={getattr(config, drop)}), each process "
+                f"others, but all must meet in every layer: set {drop} to 0 in its config.json, "
+                f"or {key.partition('=')[0]}=1"
+            )

@@ -7,6 +7,7 @@ numbers, of size 0, while it trains; the main process gets them all for evaluati
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from moe_tasks.engines.layouts import check_layers
 from moe_tasks.errors import UserError
 from moe_tasks.experts.bank import ExpertBank
 from moe_tasks.experts.peers import Peers
@@ -59,14 +61,39 @@ class Everything:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether a process needs others, who have some of the weights, to compute its rows."""
+        return False
+
     def release(self) -> None:
-        """Free the memory of the experts that other processes own."""
+        """Free the memory of the weights that other processes have."""
 
     def make_room(self) -> None:
-        """Give the experts that other processes own their memory back, with any numbers."""
+        """Give the weights that other processes have their memory back, with any numbers."""
 
-    def collect(self) -> None:
-        """Give the main process all experts, until ``release``; a collective."""
+    def keep(self) -> None:
+        """The weights have been given new numbers, after ``make_room``; ends in ``release``."""
+        self.release()
+
+    def updated(self) -> None:
+        """This process's weights have been updated."""
+
+    def collect(self) -> bool:
+        """Give the main process all weights, until ``release``; a collective.
+
+        Returns:
+            Whether all processes have them.
+        """
+        return True
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Around forward and backward passes of this process's rows."""
+        return nullcontext()
+
+    def everywhere(self) -> AbstractContextManager[Any]:
+        """Around work on all weights at once."""
+        return nullcontext()
 
 
 class Ownership(Everything):
@@ -92,6 +119,10 @@ class Ownership(Everything):
             for parameter in self._elsewhere(bank):
                 parameter.requires_grad_(False)
 
+    @property
+    def elsewhere(self) -> bool:
+        return True
+
     def release(self) -> None:
         if not self._all_here:
             return
@@ -108,10 +139,13 @@ class Ownership(Everything):
                 parameter.data = parameter.data.new_empty(self._shapes[parameter])
         self._all_here = True
 
+    def collect(self) -> bool:
+        if self._in_first and not self._all_here:
+            self._gather()
+        return False
+
     @torch.no_grad()
-    def collect(self) -> None:
-        if not self._in_first or self._all_here:
-            return
+    def _gather(self) -> None:
         if self._is_main:
             self.make_room()
         self._all_here = True
@@ -152,14 +186,7 @@ def _check(model: Any, banks: Sequence[ExpertBank], size: int) -> None:
     for number in sorted({len(bank.experts) for bank in banks}):
         if number % size:
             raise UserError(f"engine.expert_parallel={size} does not divide {number} experts")
-    config = model.backbone.config
-    for key in ("encoder_layerdrop", "decoder_layerdrop", "layerdrop"):
-        if getattr(config, key, 0.0):
-            raise UserError(
-                f"the backbone drops whole layers ({key}={getattr(config, key)}), each process "
-                f"others, but all must meet in every layer: set {key} to 0 in its config.json, or "
-                "engine.expert_parallel=1"
-            )
+    check_layers(f"engine.expert_parallel={size}", model.backbone.config)
 
 
 def _owned(model: Any, banks: Sequence[ExpertBank], size: int) -> tuple[tuple[str, ...], ...]:

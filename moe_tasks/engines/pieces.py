@@ -1,9 +1,9 @@
 """AdamW of single parameters while ZeRO holds them flat and divided.
 
-ZeRO 1 and 2 lay a group's parameters end to end and give each process one stretch of them. To
-AdamW such a stretch is one parameter; here it is one *piece* per model parameter, so that an
-expert without rows is skipped, with its own count of steps, as in one process, and so that states
-are known by name.
+ZeRO 1 and 2 lay a group's parameters end to end and give each process one stretch of them; ZeRO 3
+gives each process a part of each parameter, and lays those end to end. To AdamW such a stretch is
+one parameter; here it is one *piece* per model parameter, so that an expert without rows is
+skipped, with its own count of steps, as in one process, and so that states are known by name.
 """
 
 from __future__ import annotations
@@ -25,16 +25,48 @@ _SETTINGS = ("lr", "betas", "eps", "weight_decay", "fused")
 
 @dataclass(frozen=True)
 class Span:
-    """Where a parameter lies in its group's flat memory, padding not counted."""
+    """Where a parameter lies in its group's flat memory, of which each process has a stretch.
+
+    ``start`` counts from the first process's stretch on, padding not counted.
+    """
 
     group: int
     name: str
     start: int
     shape: torch.Size
 
-    @property
-    def stop(self) -> int:
-        return self.start + self.shape.numel()
+    def within(self, place: int, size: int) -> slice:
+        """The parameter's own numbers that the stretch ``place`` of length ``size`` holds."""
+        return self._numbers(place * size - self.start, size)
+
+    def local(self, place: int, size: int) -> slice:
+        """Where in that stretch they lie."""
+        within = self.within(place, size)
+        start = max(self.start - place * size, 0)
+        return slice(start, start + within.stop - within.start)
+
+    def whole(self, stretches: Sequence[Tensor]) -> Tensor:
+        """The parameter out of all stretches."""
+        parts = [part[self.local(n, len(part))] for n, part in enumerate(stretches)]
+        return torch.cat(parts).view(self.shape)
+
+    def _numbers(self, first: int, count: int) -> slice:
+        start, stop = (min(max(n, 0), self.shape.numel()) for n in (first, first + count))
+        return slice(start, stop)
+
+
+@dataclass(frozen=True)
+class Share(Span):
+    """The same where every stretch has ``each`` numbers of the parameter, from ``start`` on."""
+
+    each: int
+
+    def within(self, place: int, size: int) -> slice:
+        return self._numbers(place * self.each, self.each)
+
+    def local(self, place: int, size: int) -> slice:
+        within = self.within(place, size)
+        return slice(self.start, self.start + within.stop - within.start)
 
 
 class FlatAdamW(torch.optim.Optimizer):
@@ -60,21 +92,21 @@ class FlatAdamW(torch.optim.Optimizer):
         self.spans: dict[str, Span] = {}
         self.steps: dict[str, int] = {}
         self._pieces: dict[str, nn.Parameter] = {}
-        self._starts: list[int] = []
+        self._places: list[int] = []
         self._flats: list[Tensor] = []
         self._updated: frozenset[str] = frozenset()
         self._inner = torch.optim.AdamW([torch.zeros(0)])
 
-    def cut(self, spans: Mapping[str, Span], sizes: Sequence[int]) -> None:
+    def cut(self, spans: Mapping[str, Span], stretches: Sequence[Tensor]) -> None:
         """Begin: the groups' parameters are now flat.
 
         Args:
             spans: of the parameters that this process trains, by name.
-            sizes: per group, the length of a process's stretch.
+            stretches: per group, this process's.
         """
-        places = [self._place(group) for group in self.param_groups]
-        self.spans, self._starts = dict(spans), [n * p for n, p in zip(sizes, places, strict=True)]
-        self._flats = [group["params"][0].detach() for group in self.param_groups]
+        self._places = [self._place(group) for group in self.param_groups]
+        self.spans = dict(spans)
+        self._flats = [flat.detach() for flat, _ in zip(stretches, self._places, strict=True)]
         self._pieces = {
             name: nn.Parameter(self._flats[span.group][local])
             for name, span in spans.items()
@@ -100,8 +132,10 @@ class FlatAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Update the groups that ``param_groups`` holds now; DeepSpeed shows one at a time."""
+        """Update the groups that DeepSpeed shows now, one at a time."""
         for group in self.param_groups:
+            if not group["params"]:
+                continue
             grad = group["params"][0].grad
             for name, piece in self._pieces.items():
                 span = self.spans[name]
@@ -114,12 +148,11 @@ class FlatAdamW(torch.optim.Optimizer):
         """States of all parameters that were ever updated, whole, in process 0; a collective."""
         found: dict[str, Tensor] = {}
         for number, key in itertools.product(range(len(self._flats)), STATES):
-            for renamed, whole in self._gathered(number, key):
+            for renamed, stretches in self._gathered(number, key):
                 for own_name, span in self.spans.items():
                     name = renamed.get(own_name, own_name)
                     if span.group == number and name in self.steps:
-                        own = whole[span.start : span.stop]
-                        found[f"optimizer/{name}/{key}"] = own.view(span.shape).clone()
+                        found[f"optimizer/{name}/{key}"] = span.whole(stretches)
         steps = {f"optimizer/{n}/step": torch.tensor(float(s)) for n, s in self.steps.items()}
         return {**steps, **found}
 
@@ -135,8 +168,8 @@ class FlatAdamW(torch.optim.Optimizer):
                     **{key: state[key].flatten()[within].to(piece.device) for key in STATES},
                 }
 
-    def _gathered(self, number: int, key: str) -> list[tuple[dict[str, str], Tensor]]:
-        """In process 0, the whole of a group's state, and what its parameters are called there.
+    def _gathered(self, number: int, key: str) -> list[tuple[dict[str, str], list[Tensor]]]:
+        """In process 0, all stretches of a group's state, and what its parameters are called.
 
         There is one of each owner of experts, whose parameters lie as those of process 0 do.
         """
@@ -153,10 +186,10 @@ class FlatAdamW(torch.optim.Optimizer):
             return []
         parts = [part.cpu() for part in parts]
         if not self._of_experts(self.param_groups[number]):
-            return [({}, torch.cat(parts))]
+            return [({}, parts)]
         owned = self._layout.owned
         return [
-            (dict(zip(owned[0], names, strict=True)), torch.cat(parts[owner :: len(owned)]))
+            (dict(zip(owned[0], names, strict=True)), parts[owner :: len(owned)])
             for owner, names in enumerate(owned)
         ]
 
@@ -169,15 +202,11 @@ class FlatAdamW(torch.optim.Optimizer):
 
     def _local(self, span: Span) -> slice:
         """The part of this process's stretch that is the parameter's; empty if none is."""
-        first, size = self._starts[span.group], len(self._flats[span.group])
-        start, stop = (min(max(place - first, 0), size) for place in (span.start, span.stop))
-        return slice(start, stop)
+        return span.local(self._places[span.group], len(self._flats[span.group]))
 
     def _within(self, span: Span) -> slice:
         """The part of the parameter's own numbers that this process holds."""
-        local = self._local(span)
-        start = self._starts[span.group] + local.start - span.start
-        return slice(start, start + local.stop - local.start)
+        return span.within(self._places[span.group], len(self._flats[span.group]))
 
 
 def _by_owner(groups: Sequence[Mapping[str, Any]], layout: Layout) -> Iterator[dict[str, Any]]:

@@ -1,18 +1,19 @@
-"""How gradients are added up and weights updated: ZeRO 0 alike in all processes, 1 and 2 divided.
+"""How gradients are added up and weights updated: ZeRO 0 alike in all processes, 1 to 3 divided.
 
-Both do what one process does with the sum of the gradients.
+All do what one process does with the sum of the gradients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from moe_tasks.engines.pieces import FlatAdamW, Span
+from moe_tasks.engines.pieces import FlatAdamW, Share, Span
 from moe_tasks.engines.processes import Processes
 from moe_tasks.training.optimizer import restore_states, state_tensors
 
@@ -96,14 +97,16 @@ class Divided:
         self._zero = engine.optimizer
         self._zero._hp_optimizer_states_linked = True  # for its own checkpoints; we have ours
         names = {parameter: name for name, parameter in parameters.items()}
-        spans = {
-            names[parameter]: Span(group, names[parameter], start, parameter.shape)
-            for group, flat in enumerate(self._zero.round_robin_bit16_groups)
-            for parameter, start in zip(
-                flat, self._zero.round_robin_bit16_offsets[group], strict=True
-            )
-        }
-        optimizer.cut(spans, self._zero.partition_size)
+        optimizer.cut({s.name: s for s in self._spans(names)}, self._stretches())
+
+    def _spans(self, names: Mapping[nn.Parameter, str]) -> Iterator[Span]:
+        offsets = self._zero.round_robin_bit16_offsets
+        for group, flat in enumerate(self._zero.round_robin_bit16_groups):
+            for parameter, start in zip(flat, offsets[group], strict=True):
+                yield Span(group, names[parameter], start, parameter.shape)
+
+    def _stretches(self) -> list[Tensor]:
+        return self._zero.single_partition_of_fp32_groups
 
     def unreduced(self) -> AbstractContextManager[None]:
         """Backward inside leaves gradients in this process; they are reduced at the end."""
@@ -143,6 +146,33 @@ class Divided:
     def take_weights(self) -> None:
         """The model's weights have been loaded anew."""
         self._zero.refresh_fp32_params()
+
+
+class Partitioned(Divided):
+    """ZeRO 3: every process updates its part of each parameter."""
+
+    def unreduced(self) -> AbstractContextManager[None]:
+        self._zero.grad_partitions_flat_buffer.zero_()  # else unused parameters keep old gradients
+        return super().unreduced()
+
+    def _spans(self, names: Mapping[nn.Parameter, str]) -> Iterator[Span]:
+        for group, parameters in enumerate(self._zero.fp16_groups):
+            sizes = [parameter.ds_tensor.numel() for parameter in parameters]
+            starts = accumulate(sizes, initial=0)
+            for parameter, start, each in zip(parameters, starts, sizes, strict=False):
+                yield Share(group, names[parameter], start, parameter.ds_shape, each)
+
+    def _stretches(self) -> list[Tensor]:
+        return self._zero.fp32_partitioned_groups_flat
+
+
+def zero_gradient(parameter: nn.Parameter, shape: torch.Size) -> None:
+    """Give a parameter of ``shape``, whose numbers may be elsewhere, a gradient of zeros."""
+    held = parameter.data
+    if held.shape != shape:
+        parameter.data = held.new_zeros(()).expand(shape)  # torch compares shapes
+    parameter.grad = torch.zeros(shape, dtype=held.dtype, device=held.device)
+    parameter.data = held
 
 
 def _squares(gradients: list[Tensor], device: torch.device | str) -> Tensor:

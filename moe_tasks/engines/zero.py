@@ -1,4 +1,4 @@
-"""Training on DeepSpeed: every process has a part of the rows, and all experts or a part of them.
+"""Training on DeepSpeed: every process has a part of the rows, and all weights or a part of them.
 
 Gradients stay where they arise until a step's last row is done; then parameters that no process
 used are left out everywhere, those that only some used are filled with zeros, and DeepSpeed adds
@@ -26,9 +26,10 @@ from moe_tasks.engines.base import (
     checkpoint_gradients,
     is_out_of_memory,
 )
+from moe_tasks.engines.gathering import Gathered, check_gathering
 from moe_tasks.engines.pieces import FlatAdamW
 from moe_tasks.engines.processes import Processes
-from moe_tasks.engines.reduction import Divided, Replicated
+from moe_tasks.engines.reduction import Divided, Partitioned, Replicated, zero_gradient
 from moe_tasks.engines.sharing import share, share_together
 from moe_tasks.engines.spreading import Losses, spread_experts
 from moe_tasks.engines.streams import Streams
@@ -44,7 +45,7 @@ class DeepSpeedEngine:
     """See :class:`~moe_tasks.engines.base.Engine`.
 
     Args:
-        stage: what is divided over the processes (ZeRO): 0, 1 or 2.
+        stage: what is divided over the processes (ZeRO): 0, 1, 2 or 3.
         expert_parallel: so many neighbouring processes together have the experts of a routed
             model; needs stage 1 or 2.
         extra: keys of DeepSpeed's configuration beside ours.
@@ -60,12 +61,14 @@ class DeepSpeedEngine:
         expert_parallel: int = 1,
     ) -> None:
         self.model, self.config, self.processes, self.splits = model, config, processes, 1
+        if stage == 3:
+            check_gathering(model)
         freeze(model, config.freeze)
         names = parameter_names(model)
         self._shapes = {name: p.shape for p, name in names.items()}
         self.device = next(iter(names)).device
-        self._experts, self.peers = spread_experts(model, config, processes, expert_parallel)
-        layout = self._experts.layout
+        self._weights, self.peers = spread_experts(model, config, processes, expert_parallel)
+        layout = self._weights.layout
         self._parameters = {name: p for p, name in parameter_names(model).items()}
         self._streams = Streams(model, self.device, layout.rank, layout.world, layout.size)
         if config.gradient_checkpointing:
@@ -79,19 +82,21 @@ class DeepSpeedEngine:
                 config=override(_settings(stage), extra),
                 dist_init_required=False,
             )
-        self._updates = (
-            Divided(self._engine, optimizer, self._parameters, processes)
-            if isinstance(optimizer, FlatAdamW)
-            else Replicated(self._engine, optimizer, self._parameters)
-        )
-        self._experts.release()
+            if stage == 3:
+                self._weights = Gathered(layout, model, self._engine, processes)
+        if isinstance(optimizer, FlatAdamW):
+            kind = Partitioned if stage == 3 else Divided
+            self._updates = kind(self._engine, optimizer, self._parameters, processes)
+        else:
+            self._updates = Replicated(self._engine, optimizer, self._parameters)
+        self._weights.release()
         self._used: frozenset[str] = frozenset()
         self._norm = torch.zeros((), device=self.device)
 
     def backward(self, batches: Sequence[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
-        self._experts.release()
+        self._weights.release()
         with self.processes.calling("gradients"):
-            with self._unreduced():
+            with self._unreduced(), self._weights.computing():
                 loss = self._accumulate(batches)
             with self.processes.calling("reduction"):
                 self._updates.reduce(self._used)
@@ -105,14 +110,16 @@ class DeepSpeedEngine:
                 divisor = ((self._norm + 1e-6) / clip).clamp(min=1.0)
                 torch._foreach_div_(self._updates.gradients(), divisor)  # type: ignore[attr-defined]
             self._updates.update(self._used, rates)
+            self._weights.updated()
 
     def zero_gradients(self) -> None:
         self._updates.zero_gradients()
 
-    def complete(self) -> None:
-        if self.peers is not None:
-            with self.processes.calling("experts' weights"):
-                self._experts.collect()
+    def complete(self) -> bool:
+        if not self._weights.elsewhere:
+            return True
+        with self.processes.calling("all weights"):
+            return self._weights.collect()
 
     def tensors(self) -> dict[str, torch.Tensor]:
         self.complete()
@@ -129,10 +136,10 @@ class DeepSpeedEngine:
         self._streams.load(tensors)
 
     def load_model(self, path: Path) -> None:
-        self._experts.make_room()
+        self._weights.make_room()
         self.model.load_weights(path)
+        self._weights.keep()
         self._updates.take_weights()
-        self._experts.release()
 
     def save_model(self, path: Path) -> None:
         self.model.save(path)
@@ -161,7 +168,7 @@ class DeepSpeedEngine:
             except RuntimeError as raised:
                 if not is_out_of_memory(raised):
                     raise
-                if self.peers is not None:  # the others are in the middle of sending rows
+                if self._weights.elsewhere:  # the others are waiting for this one
                     raise OutOfMemory(advice(batches, raised)) from raised
                 error = raised
             failures, loss = self._exchange(error is not None, loss)
@@ -192,7 +199,7 @@ class DeepSpeedEngine:
             for name in self._used & self._parameters.keys():
                 parameter = self._parameters[name]
                 if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
+                    zero_gradient(parameter, self._shapes[name])
         return int(failures), sums[1].float()
 
     def _gradients(self, batches: Sequence[Batch]) -> torch.Tensor:
@@ -209,9 +216,10 @@ class DeepSpeedEngine:
                     self._engine.backward(loss * factor)
                 total += loss.detach() / targets
         if self.config.expert_regularization:
-            distance = self.model.expert_distance()
-            if distance.requires_grad:
-                self._engine.backward(self.config.expert_regularization * distance)
+            with self._weights.everywhere():
+                distance = self.model.expert_distance()
+                if distance.requires_grad:
+                    self._engine.backward(self.config.expert_regularization * distance)
         return total
 
     def _rows(self, part: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -236,11 +244,19 @@ def _rate_names(model: Trainable, names: Mapping[nn.Parameter, str]) -> dict[str
 
 
 def _settings(stage: int) -> dict[str, Any]:
+    zero = {"stage": stage, "overlap_comm": False, "contiguous_gradients": True}
+    if stage == 3:
+        zero |= {
+            "stage3_param_persistence_threshold": 0,  # we say what stays
+            "memory_efficient_linear": False,  # would change torch for good
+            "sub_group_size": 2**50,  # a group of the optimizer is one piece of memory
+            "reduce_bucket_size": 50_000_000,
+        }
     return {
         "train_micro_batch_size_per_gpu": 1,  # rows are divided by us, not by DeepSpeed
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0,
-        "zero_optimization": {"stage": stage, "overlap_comm": False, "contiguous_gradients": True},
+        "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": 2**31,

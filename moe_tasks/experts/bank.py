@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from moe_tasks.experts.block import Blocks, pack
-from moe_tasks.experts.grouped import Versions, grouped_linear, grouped_scale
+from moe_tasks.experts.block import Blocks, Versions, pack
+from moe_tasks.experts.grouped import grouped_linear, grouped_scale
 from moe_tasks.experts.merging import SelectParameters, merge
 from moe_tasks.experts.routed_layer import RouteSlot
 from moe_tasks.routing.plan import LayerRoute, Segment
@@ -123,9 +123,8 @@ class ExpertBank(nn.Module):
         return [expert._parameters[name] for expert in experts]  # type: ignore[misc,union-attr]  # five times as fast, and called for every leaf
 
     def versions(self, name: str) -> Versions:
-        """The same with their block, for the functions of :mod:`moe_tasks.experts.grouped`."""
-        parameters = self.stack(name)
-        return parameters, self._blocks.of(name, parameters)
+        """The same, for the functions of :mod:`moe_tasks.experts.grouped`."""
+        return Versions(name, self.stack(name), self._blocks)
 
     def _expert(self, key: int) -> nn.Module:
         return self.experts[self.here[key]]
@@ -169,7 +168,8 @@ class LinearBank(ExpertBank):
         kept = route.kept.get(self)
         if kept is None:
             kept = route.kept[self] = [
-                route.chosen(self.versions(name)[1].to(x.dtype)) for name in self.parameter_names()
+                route.chosen(self.versions(name).block.to(x.dtype))
+                for name in self.parameter_names()
             ]
         rows = x.view(len(route.keys), route.rows_each, -1)
         weight, *bias = kept  # [T, out, in], [T, out]
@@ -211,7 +211,7 @@ class NormBank(ExpertBank):
         kept = route.kept.get(self)
         if kept is None:
             names = ("weight", "bias") if self._has_bias else ("weight",)
-            blocks = [self.versions(name)[1].to(x.dtype) for name in names]
+            blocks = [self.versions(name).block.to(x.dtype) for name in names]
             kept = route.kept[self] = [b.index_select(0, route.row_key)[:, None] for b in blocks]
         y, (weight, *bias) = self._neutral[0](x), kept  # [B, 1, D] each
         return torch.addcmul(bias[0].to(y.dtype), y, weight.to(y.dtype)) if bias else y * weight

@@ -30,14 +30,13 @@ def block_of(parameters: Sequence[Tensor]) -> Tensor:
 
 
 class Blocks:
-    """Blocks of a bank's parameters by name, remembered as long as nothing moves.
+    """Where a bank's parameters lie packed, by name, so that it need not be found out in every call.
 
-    Looking where m parameters lie is cheap, making a view of them is not, and both are done for
-    every leaf and step. A copy of a bank starts without memories.
+    A copy of a bank starts without memories.
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[list[int], Tensor]] = {}
+        self._places: dict[str, list[int]] = {}
 
     def __reduce__(self) -> tuple[type[Blocks], tuple[()]]:
         return Blocks, ()
@@ -45,27 +44,42 @@ class Blocks:
     def of(self, name: str, parameters: Sequence[Tensor]) -> Tensor:
         """:func:`block_of` the parameters that are called ``name``."""
         places = [parameter.data_ptr() for parameter in parameters]
-        known = self._known.get(name)
-        if known is not None and known[0] == places:  # its memory is held, so cannot be another's
-            return known[1]
-        packed = _packed(parameters)
-        if packed is None:
-            self._known.pop(name, None)
-            return block_of(parameters)
-        self._known[name] = (places, packed)
-        return packed
+        if places == self._places.get(name):
+            block = _view(parameters[0], len(places))
+            if block is not None:
+                return block
+        block = _packed(parameters)
+        self._places[name] = [] if block is None else places
+        return block_of(parameters) if block is None else block
+
+
+class Versions:
+    """All m versions of a parameter."""
+
+    def __init__(self, name: str, parameters: Sequence[Tensor], blocks: Blocks) -> None:
+        self.parameters, self._name, self._blocks = parameters, name, blocks
+
+    @property
+    def block(self) -> Tensor:
+        """Their numbers ``[m, ...]`` as they are now, without gradient."""
+        return self._blocks.of(self._name, self.parameters)
 
 
 def _packed(parameters: Sequence[Tensor]) -> Tensor | None:
     first = parameters[0]
     size = first.numel() * first.element_size()
-    start = place = first.data_ptr()
+    place = first.data_ptr()
     for parameter in parameters:
         if parameter.data_ptr() != place or not parameter.is_contiguous():
             return None
         place += size
-    end = first.storage_offset() + len(parameters) * first.numel()
-    if start == 0 or first.untyped_storage().nbytes() < end * first.element_size():
+    return _view(first, len(parameters)) if size and first.data_ptr() else None
+
+
+def _view(first: Tensor, count: int) -> Tensor | None:
+    """``[count, ...]`` from ``first`` on, if its piece of memory is that long."""
+    end = first.storage_offset() + count * first.numel()
+    if first.untyped_storage().nbytes() < end * first.element_size():
         return None
     shape, strides = first.shape, first.stride()
-    return first.detach().as_strided((len(parameters), *shape), (first.numel(), *strides))
+    return first.detach().as_strided((count, *shape), (first.numel(), *strides))

@@ -15,13 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moe_tasks.experts.block import Versions
 from moe_tasks.routing.plan import Block, LayerRoute
 
 # Numbers of a parameter that are compared at a time: experts' and tasks' pieces stay in cache.
 _PIECE = 4096
-
-# All versions of a parameter, and the block ``[m, ...]`` of their numbers.
-Versions = tuple[Sequence[Tensor], Tensor]
 
 
 class _Function(torch.autograd.Function):
@@ -44,26 +42,26 @@ def grouped_linear(
 
 
 def _linear(x: Tensor, route: LayerRoute, weights: Versions, biases: Versions | None) -> Tensor:
-    weight, bias = weights[1], None if biases is None else biases[1]
     x = route.gather(x)
     if not torch.is_grad_enabled():
-        return route.scatter(_products(x, route.blocks, weight.mT, bias))
+        bias = None if biases is None else biases.block
+        return route.scatter(_products(x, route.blocks, weights.block.mT, bias))
     used = _used(route, weights, biases)
-    firsts = (weights[0][0], None if biases is None else biases[0][0])
-    return route.scatter(_GroupedLinear.apply(x, route.weights, route, weight, bias, firsts, *used))  # type: ignore[arg-type]
+    return route.scatter(_GroupedLinear.apply(x, route.weights, route, weights, biases, *used))
 
 
 def _used(route: LayerRoute, weights: Versions, biases: Versions | None) -> list[Tensor]:
     """Parameters of the experts in use, in the order of the segments, weights first."""
     keys = [segment.key for segment in route.segments]
-    used = [weights[0][key] for key in keys]
-    return used if biases is None else used + [biases[0][key] for key in keys]
+    used = [weights.parameters[key] for key in keys]
+    return used if biases is None else used + [biases.parameters[key] for key in keys]
 
 
 class _GroupedLinear(_Function):
     """Of grouped rows. Every product is written into its slice of the result.
 
-    ``used`` are inputs for their gradients only; ``weight`` and ``bias`` hold their numbers.
+    ``used`` are inputs for their gradients only; ``weights`` and ``biases``, of all experts, hold
+    their numbers. Backward reads them anew: in between they may be in no memory of this process.
     """
 
     @staticmethod
@@ -72,20 +70,21 @@ class _GroupedLinear(_Function):
         x: Tensor,
         p: Tensor,
         route: LayerRoute,
-        weight: Tensor,
-        bias: Tensor | None,
-        firsts: tuple[Tensor, Tensor | None],
+        weights: Versions,
+        biases: Versions | None,
         *used: Tensor,
     ) -> Tensor:
-        ctx.route, ctx.weight, ctx.bias, ctx.firsts = route, weight, bias, firsts
+        ctx.route, ctx.weights, ctx.biases = route, weights, biases
         ctx.save_for_backward(x)
-        return _products(x, route.blocks, weight.mT, bias)
+        bias = None if biases is None else biases.block
+        return _products(x, route.blocks, weights.block.mT, bias)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        route, weight, bias = ctx.route, ctx.weight, ctx.bias
-        for_x, for_p, _, _, _, _, *for_used = ctx.needs_input_grad
+        route, weights, biases = ctx.route, ctx.weights, ctx.biases
+        weight, bias = weights.block, None if biases is None else biases.block
+        for_x, for_p, _, _, _, *for_used = ctx.needs_input_grad
         grad_y = grad_y.contiguous()
         grad_x = _products(grad_y, route.blocks, weight, None) if for_x else None
         grad_p, grads = None, [None] * len(for_used)
@@ -93,17 +92,16 @@ class _GroupedLinear(_Function):
             blocks = route.task_blocks if for_p else route.blocks
             grad_w, grad_b = _run_grads(x.contiguous(), grad_y, blocks, bias is not None)
             if for_p:
-                first, first_bias = ctx.firsts
-                grad_p = inner(grad_w, route.compared(first, weight))
+                grad_p = inner(grad_w, route.compared(weights.parameters[0], weight))
                 if grad_b is not None:
-                    grad_p += inner(grad_b, route.compared(first_bias, bias))
+                    grad_p += inner(grad_b, route.compared(biases.parameters[0], bias))
                 grad_p = _by_task(route, grad_p)
             if any(for_used):
                 runs = route.runs_of_segments if for_p else None
                 grads = _of_segments(grad_w, runs, weight.dtype)
                 if grad_b is not None:
                     grads += _of_segments(grad_b, runs, weight.dtype)
-        return grad_x, grad_p, None, None, None, None, *_wanted(grads, for_used)
+        return grad_x, grad_p, None, None, None, *_wanted(grads, for_used)
 
 
 def _wanted(grads: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
@@ -215,13 +213,13 @@ def grouped_scale(
 ) -> Tensor:
     """``y [B, ..., D] * weight (+ bias)``, each row with those of the expert its task selected."""
     kinds = (weights,) if biases is None else (weights, biases)
-    blocks = torch.stack([block for _, block in kinds])  # [1 or 2, m, D]
+    blocks = torch.stack([kind.block for kind in kinds])  # [1 or 2, m, D]
     rows = blocks.index_select(1, route.row_key)
     if y.dim() > 2:
         rows = rows.view(*rows.shape[:2], *(1,) * (y.dim() - 2), -1)
     if not torch.is_grad_enabled():
         return _scaled(y, rows)
-    used, firsts = _used(route, weights, biases), [parameters[0] for parameters, _ in kinds]
+    used, firsts = _used(route, weights, biases), [kind.parameters[0] for kind in kinds]
     return _GroupedScale.apply(y, route.weights, route, blocks, rows, firsts, *used)  # type: ignore[return-value]
 
 

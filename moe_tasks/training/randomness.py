@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import torch
 
 from moe_tasks.training.model import Trainable
 from moe_tasks.training.signals import StopSignals
+
+_Result = TypeVar("_Result")
 
 
 def seed_training(seed: int, system: str) -> None:
@@ -34,11 +37,11 @@ def set_random_state(state: Mapping[str, torch.Tensor], device: torch.device) ->
 
 def evaluate_apart(
     model: Trainable,
-    evaluate: Callable[[Trainable], Mapping[str, float]],
+    evaluate: Callable[[Trainable], _Result],
     device: torch.device,
     seed: int,
     signals: StopSignals,
-) -> Mapping[str, float] | None:
+) -> _Result | None:
     """Evaluate such that training goes on as if it had not happened.
 
     The model is in evaluation mode, without gradients, and draws the same random numbers each

@@ -22,9 +22,10 @@ from moe_tasks.training.callbacks import Callback, Start
 from moe_tasks.training.checkpoint import Checkpoint, CheckpointStore, Damaged
 from moe_tasks.training.config import TrainingConfig
 from moe_tasks.training.data import Batch, Batches
+from moe_tasks.training.evaluation import Evaluation, Undivided, evaluate_together
 from moe_tasks.training.model import Trainable
 from moe_tasks.training.optimizer import rates, updated_groups
-from moe_tasks.training.randomness import evaluate_apart, seed_training
+from moe_tasks.training.randomness import seed_training
 from moe_tasks.training.signals import Interrupted, StopSignals
 from moe_tasks.training.state import RunState, TrainResult
 
@@ -44,13 +45,13 @@ class Trainer:
             nothing and keeps the best weights in memory.
         system: name of what is trained.
         evaluate: figures of a model in evaluation mode, without gradients; ``loss`` decides which
-            weights are best (lowest).
+            weights are best (lowest). Or an ``Evaluation``, whose pieces processes share.
         callbacks: called in order.
         seed: any whole number.
         facts: JSON-able, beside configuration and batches, that must not change when the run is
             continued, such as the name of the backbone.
         engine: makes what computes. Where it has several processes, each runs its own trainer with
-            equal arguments; only the main one evaluates, writes and calls the callbacks.
+            equal arguments; only the main one writes and calls the callbacks.
 
     Raises:
         UserError: ``system`` cannot be a folder's name.
@@ -64,7 +65,7 @@ class Trainer:
         folder: Path | None,
         *,
         system: str,
-        evaluate: Callable[[Trainable], Mapping[str, float]] | None = None,
+        evaluate: Evaluation | Callable[[Trainable], Mapping[str, float]] | None = None,
         callbacks: Sequence[Callback] = (),
         seed: int = 0,
         facts: Mapping[str, Any] | None = None,
@@ -78,7 +79,7 @@ class Trainer:
         if folder is not None:
             self.store = CheckpointStore(Path(folder) / "checkpoints" / system, config.keep)
         self.state = RunState()
-        self._evaluate_model = evaluate
+        self._evaluation = Undivided(evaluate) if callable(evaluate) else evaluate
         self._facts = dict(facts or {})
         self._engine = engine(model, config)
         self._processes = self._engine.processes
@@ -233,9 +234,10 @@ class Trainer:
         if state.closed_step < state.step:
             last = state.step == config.steps
             improved, metrics = False, None
-            if self._evaluate_model is not None and (last or _due(state.step, config.eval_every)):
-                self._engine.complete()
-                metrics = self._processes.on_main(self._evaluate)
+            if self._evaluation is not None and (last or _due(state.step, config.eval_every)):
+                metrics = evaluate_together(
+                    self._evaluation, self._engine, self.seed, self._signals
+                )
                 if metrics is None:
                     self._heed_signals()
                     raise RuntimeError("an evaluation ended without figures and without a signal")
@@ -248,18 +250,6 @@ class Trainer:
                 self._save()
         if state.step < config.steps:
             self._heed_signals()
-
-    def _evaluate(self) -> dict[str, float] | None:
-        """Figures, or None when a signal came."""
-        assert self._evaluate_model is not None
-        metrics = evaluate_apart(
-            self._engine.model,
-            self._evaluate_model,
-            self._engine.device,
-            self.seed,
-            self._signals,
-        )
-        return None if metrics is None else {name: float(v) for name, v in metrics.items()}
 
     def _note_evaluation(self, metrics: Mapping[str, float]) -> bool:
         state = self.state

@@ -7,6 +7,7 @@ processes, ZeRO 1; the main process trains the same alone.
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import os
@@ -21,11 +22,14 @@ from unittest.mock import patch
 
 import torch
 
+from moe_tasks.engines.base import backbone_of
 from moe_tasks.engines.config import EngineConfig, EngineMaker
 from moe_tasks.engines.local import LocalEngine
 from moe_tasks.errors import UserError
 from moe_tasks.experts import bank
+from moe_tasks.experts.convert import named_layers
 from moe_tasks.model import TaskMoE
+from moe_tasks.multitask import DenseModel, MultiTaskModel
 from moe_tasks.training.callbacks import Callback
 from moe_tasks.training.signals import Interrupted
 from tests import models
@@ -36,16 +40,24 @@ EXPERTS = 4
 UNUSED = ".experts.3."
 
 
-def model(family: str, routes: str) -> TaskMoE:
-    """Routes ``one``: all tasks on one expert; ``unused``: expert 3 serves none; else learned."""
+def model(family: str, routes: str) -> MultiTaskModel:
+    """Routes ``one``: all tasks on one expert; ``unused``: expert 3 serves none; else learned.
+
+    ``merge`` and ``mix`` are soft, with learned routes; ``dense`` has no experts.
+    """
     smooth = {"feed_forward_proj": "gated-gelu"} if family == "t5" else {}
     torch.manual_seed(1)
+    if routes == "dense":
+        return DenseModel(models.SEQ2SEQ[family](**smooth), models.TASKS)
     noise = "row" if routes == "row" else "task"
     part = routes if routes in ("ffn", "attention") else "layer"
     gradient = routes if routes in ("exact", "probe") else "merge_st"
+    selection: dict[str, Any] = {"name": "gumbel_st", "gradient": gradient, "noise": noise}
+    if routes in ("merge", "mix"):
+        selection = {"name": "softmax", "mode": routes}
     made = _from_backbone(routes == "generic")(
         models.SEQ2SEQ[family](**smooth), models.TASKS, EXPERTS, part, task_dim=16, noise=0.1,
-        selection={"name": "gumbel_st", "gradient": gradient, "noise": noise},
+        selection=selection,
     )  # fmt: skip
     with torch.no_grad():  # decided routes that differ between tasks and layers
         made.task_vectors.mul_(4)
@@ -69,6 +81,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "few": {"rows": 1, "accumulation": 1},
     "frozen": {"freeze": ("backbone.model.shared.*", "backbone.model.*embed_positions*")},
     "bf16": {"precision": "bf16"},
+    "apart": {"expert_regularization": 0.01},
     "experts": {"freeze": ("*.experts.*",)},
 }
 
@@ -119,24 +132,17 @@ def equality(
 
 def stopped(worker: Worker, family: str, size: str, stage: str) -> dict[str, Any]:
     """Stopped at step 8 of 20, with a checkpoint."""
-    made = trainer(
-        model(family, "merge_st"), maker(worker, int(size), int(stage)),
-        worker.folder / f"{family}-stopped", callbacks=[tiny.StopAt(8)],
-    )  # fmt: skip
-    with suppress(Interrupted):
-        made.fit()
-    return {"step": made.state.step}
+    folder = worker.folder / f"{family}-stopped"
+    found = _part(worker, family, size, stage, folder, tiny.StopAt(8))
+    return worker.alone(lambda: {"step": found})
 
 
 def continued(worker: Worker, family: str, size: str, stage: str) -> dict[str, Any]:
-    """From there to the end in another layout (size 0: one process without DeepSpeed)."""
+    """From there to the end in another layout."""
     folder = worker.folder / f"{family}-{size}-{stage}"
     worker.alone(lambda: {"at": str(shutil.copytree(worker.folder / f"{family}-stopped", folder))})
-    losses, engine = tiny.Losses(), LocalEngine
-    if size != "0":
-        engine = maker(worker, int(size), int(stage))
-    if size != "0" or worker.processes.is_main:
-        trainer(model(family, "merge_st"), engine, folder, callbacks=[losses]).fit(resume=True)
+    losses = tiny.Losses()
+    _part(worker, family, size, stage, folder, losses)
 
     def compare() -> dict[str, Any]:
         expected = tiny.Losses()
@@ -153,6 +159,19 @@ def continued(worker: Worker, family: str, size: str, stage: str) -> dict[str, A
     return worker.alone(compare)
 
 
+def _part(
+    worker: Worker, family: str, size: str, stage: str, folder: Path, callback: Callback
+) -> int | None:
+    """Train as far as it goes (size 0: one process without DeepSpeed); the last step."""
+    if size == "0" and not worker.processes.is_main:
+        return None
+    engine = LocalEngine if size == "0" else maker(worker, int(size), int(stage))
+    made = trainer(model(family, "merge_st"), engine, folder, callbacks=[callback])
+    with suppress(Interrupted):
+        made.fit(resume=True)
+    return made.state.step
+
+
 def probing(worker: Worker, family: str) -> dict[str, Any]:
     """``probe`` takes a task's first row in each process, with spread experts as without."""
     found = []
@@ -163,8 +182,11 @@ def probing(worker: Worker, family: str) -> dict[str, Any]:
     return worker.alone(lambda: {"weights": difference(found[1], found[0])})
 
 
-def evaluated(worker: Worker, family: str) -> dict[str, Any]:
-    """The main process evaluates, between steps, the weights that one process would have."""
+def evaluated(worker: Worker, family: str, size: str, stage: str) -> dict[str, Any]:
+    """The main process evaluates, between steps, the weights that one process would have.
+
+    It evaluates a copy, as whoever squeezes a task's model does.
+    """
     held = []
 
     class Held(Callback):
@@ -174,11 +196,11 @@ def evaluated(worker: Worker, family: str) -> dict[str, Any]:
 
     def run(engine: EngineMaker) -> Any:
         return trainer(
-            model(family, "merge_st"), engine, evaluate=tiny.dev_loss, eval_every=3,
-            callbacks=[Held()],
+            model(family, "merge_st"), engine, eval_every=3, callbacks=[Held()],
+            evaluate=lambda trained: tiny.dev_loss(copy.deepcopy(trained)),
         )  # fmt: skip
 
-    made = run(maker(worker, 2, 2))
+    made = run(maker(worker, int(size), int(stage)))
     made.fit()
     every = sum(p.numel() for n, p in made.model.named_parameters() if ".experts." in n)
 
@@ -194,6 +216,42 @@ def evaluated(worker: Worker, family: str) -> dict[str, Any]:
         }
 
     return worker.alone(compare)
+
+
+def held(worker: Worker, family: str, change: str = "") -> dict[str, Any]:
+    """How many layers have their weights while one computes, forward and backward, ZeRO 3."""
+    made = trainer(model(family, "exact"), maker(worker, 1, 3), steps=3, **CHANGES.get(change, {}))
+    layers = named_layers(backbone_of(made.model)).values()
+    counts: dict[str, list[int]] = {"forward": [], "backward": []}
+
+    def count(when: str) -> None:
+        present = [all(p.numel() for p in layer.parameters()) for layer in layers]
+        counts[when].append(sum(present))
+
+    def after(layer: Any, args: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        if hidden.requires_grad:
+            hidden.register_hook(lambda grad: count("backward"))
+
+    for layer in layers:
+        first = next(m for m in layer.modules() if isinstance(m, bank.ExpertBank))
+        first.register_forward_pre_hook(lambda *_: count("forward"))
+        layer.register_forward_hook(after)
+    made.fit()
+    return {when: sorted(set(found)) for when, found in counts.items()}
+
+
+def exhausted(worker: Worker, family: str) -> dict[str, Any]:
+    """Process 1 has no memory left in the middle of a step."""
+    made = trainer(model(family, "merge_st"), maker(worker, 1, 3), steps=2000)
+
+    def check(*_: Any) -> None:
+        if made.state.step == 3 and worker.processes.rank == 1:
+            raise torch.OutOfMemoryError("no room")
+
+    list(named_layers(backbone_of(made.model)).values())[-1].register_forward_pre_hook(check)
+    made.fit()
+    raise AssertionError("training went on")
 
 
 def killed(worker: Worker, family: str) -> dict[str, Any]:
@@ -214,15 +272,15 @@ def killed(worker: Worker, family: str) -> dict[str, Any]:
 def refused(worker: Worker) -> dict[str, Any]:
     """What only the model shows."""
     found = {}
-    for name in ("layerdrop", "freeze", "soft"):
-        made = model("bart", "merge_st")
-        if name == "layerdrop":
+    for name in ("layerdrop", "freeze", "soft", "divided layerdrop"):
+        made: Any = model("bart", "merge_st")
+        if "layerdrop" in name:
             made.backbone.config.encoder_layerdrop = 0.1
         if name == "soft":
             made.use_selection({"name": "softmax", "mode": "mix"})
         freeze = ("*.experts.1.*",) if name == "freeze" else ()
         try:
-            trainer(made, maker(worker, 2, 1), freeze=freeze)
+            trainer(made, maker(worker, *((1, 3) if "divided" in name else (2, 1))), freeze=freeze)
         except UserError as error:
             found[name] = str(error)
     return found
@@ -234,6 +292,8 @@ CASES: dict[str, Callable[..., dict[str, Any]]] = {
     "continued": continued,
     "probing": probing,
     "evaluated": evaluated,
+    "held": held,
+    "exhausted": exhausted,
     "killed": killed,
     "refused": refused,
 }

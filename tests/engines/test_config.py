@@ -20,11 +20,11 @@ LAUNCHED = {
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"zero_stage": 3}, "engine: 'zero_stage' is 3; it must be 0, 1 or 2 .*experts' weights"),
+        ({"zero_stage": 4}, "engine: 'zero_stage' is 4; it must be 0, 1, 2 or 3"),
         ({"zero_stage": -1}, "'zero_stage' is -1"),
         ({"expert_parallel": 0}, "'expert_parallel' is 0; it must be at least 1"),
         ({"expert_parallel": 2, "name": "local"}, "needs several processes: set engine=deepspeed"),
-        ({"expert_parallel": 2, "zero_stage": 3}, "'zero_stage' 3.*set zero_stage=2"),
+        ({"expert_parallel": 2, "zero_stage": 3}, "'zero_stage' 3.*set zero_stage=2, or exp"),
         ({"expert_parallel": 2, "zero_stage": 0}, "clip by another norm; set zero_stage=1"),
         ({"timeout": 0.0}, "'timeout' is 0.0"),
         ({"name": "deepsped"}, "did you mean 'deepspeed'"),

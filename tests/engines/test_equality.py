@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Any
 
 import pytest
@@ -9,12 +10,13 @@ import pytest
 from tests.engines import launching
 
 TOGETHER = ("bart-0", "bart-1", "bart-2", "t5-1", "t5-2", "fewer-rows", "sum", "frozen")
+EVALUATED = ("evaluation-1", "evaluation-3")
 CONTINUED = ("2-to-1", "1-to-2", "stage-0-to-2")
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    cases = (*TOGETHER, *CONTINUED, "evaluation", "out-of-memory")
+    cases = (*TOGETHER, *CONTINUED, *EVALUATED, "evaluation-stopped", "out-of-memory")
     return launching.run(cases, tmp_path_factory.mktemp("two"))
 
 
@@ -38,8 +40,15 @@ def test_a_run_continues_in_another_layout(two: dict[str, Any], case: str) -> No
     assert two[case]["weights"] < 1e-5
 
 
-def test_only_the_main_process_evaluates(two: dict[str, Any]) -> None:
-    assert two["evaluation"] == {"evaluations": 1, "agree": True}
+@pytest.mark.parametrize("case", EVALUATED)
+def test_processes_share_an_evaluation(two: dict[str, Any], case: str) -> None:
+    assert two[case].pop("made") == [0, 1, 2, 3, 4, 5]
+    assert two[case] == {"same": True, "shared": True, "agree": True}
+
+
+def test_a_signal_to_one_process_ends_an_evaluation(two: dict[str, Any]) -> None:
+    stopped = [signal.SIGTERM, 6]
+    assert two["evaluation-stopped"] == {"stopped": [stopped, stopped], "evaluated": [6]}
 
 
 def test_one_process_out_of_memory_makes_all_cut_their_batches(two: dict[str, Any]) -> None:

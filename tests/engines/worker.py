@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,11 @@ from moe_tasks.engines.config import EngineConfig, EngineMaker
 from moe_tasks.engines.local import LocalEngine
 from moe_tasks.engines.processes import Processes
 from moe_tasks.model import TaskMoE
+from moe_tasks.multitask import MultiTaskModel
 from moe_tasks.tasks.sampling import UniformSampling
 from moe_tasks.training.data import TrainBatches
-from moe_tasks.training.signals import Interrupted
+from moe_tasks.training.evaluation import evaluate_together
+from moe_tasks.training.signals import Interrupted, StopSignals
 from moe_tasks.training.trainer import Trainer
 from tests import models
 from tests.training import tiny
@@ -64,7 +66,11 @@ def model(family: str) -> TaskMoE:
 
 
 def trainer(
-    made: TaskMoE, engine: EngineMaker, folder: Path | None = None, rows: int = 3, **changes: Any
+    made: MultiTaskModel,
+    engine: EngineMaker,
+    folder: Path | None = None,
+    rows: int = 3,
+    **changes: Any,
 ) -> Trainer:
     sampler = UniformSampling(2, rows).build(tiny.pools(), 3)
     batches = TrainBatches(sampler, tiny.RandomTokens(), models.TASKS, pad_token_id=1)
@@ -150,20 +156,66 @@ def continuing(worker: Worker, before: int | None, after: int | None) -> dict[st
     return worker.alone(compare)
 
 
-def evaluation(worker: Worker) -> dict[str, Any]:
-    """Only the main process evaluates, and all know the outcome."""
-    calls = []
+class Pieces:
+    """An evaluation that notes which pieces this process made."""
 
-    def evaluate(trained: Any) -> dict[str, float]:
-        calls.append(worker.processes.rank)
-        return tiny.dev_loss(trained)
+    pieces = 6
 
-    folder = worker.folder / "evaluation"
-    made = trainer(model("bart"), worker.maker(1), folder, evaluate=evaluate, steps=6)
+    def __init__(self) -> None:
+        self.made: list[int] = []
+
+    def piece(self, model: Any, number: int) -> float:
+        self.made.append(number)
+        time.sleep(0.05)  # time for the others
+        batch = tiny.batches(seed=number).next()
+        return float(model(**batch.inputs).loss) + float(torch.rand(()))
+
+    def figures(self, results: Sequence[float]) -> dict[str, float]:
+        return {"loss": sum(results) / len(results), "last": results[-1]}
+
+
+def evaluation(worker: Worker, stage: int) -> dict[str, Any]:
+    """Every piece is made once, and all know what one process finds for the same weights."""
+    pieces = Pieces()
+    made = trainer(model("bart"), worker.maker(stage), evaluate=pieces, steps=6)
     result = made.fit()
-    own = torch.tensor([len(calls), result.best_step or 0, result.best_metric or 0.0])
-    total = worker.processes.sum(own.clone())
-    return {"evaluations": int(total[0]), "agree": bool(torch.equal(total[1:], own[1:] * 2))}
+    found = made.state.history[-1]
+    own = torch.tensor([result.best_step or 0, found["loss"]], dtype=torch.float64)
+    agree = torch.equal(worker.processes.sum(own.clone()), own * worker.processes.world)
+    made_by = worker.processes.gather(pieces.made)
+
+    def compare() -> dict[str, Any]:
+        single = trainer(model("bart"), LocalEngine)
+        single.model.load_state_dict(made.model.state_dict())  # type: ignore[attr-defined]
+        expected = evaluate_together(Pieces(), single._engine, made.seed, StopSignals())
+        return {
+            "same": found == {"step": 6, **(expected or {})},
+            "made": sorted(number for of_rank in made_by for number in of_rank),
+            "shared": all(made_by),
+            "agree": agree,
+        }
+
+    return worker.alone(compare)
+
+
+def evaluation_stopped(worker: Worker) -> dict[str, Any]:
+    """Process 1 alone is told to stop while all evaluate; the run continues with that."""
+
+    class Stopped(Pieces):
+        def piece(self, model: Any, number: int) -> float:
+            if worker.processes.rank == 1:
+                signal.raise_signal(signal.SIGTERM)
+            return super().piece(model, number)
+
+    folder, stops = worker.folder / "evaluation-stopped", []
+    try:
+        trainer(model("bart"), worker.maker(1), folder, evaluate=Stopped(), steps=6).fit()
+    except Interrupted as stop:
+        stops = [stop.signal, stop.step]
+    stopped = worker.processes.gather(stops)
+    made = trainer(model("bart"), worker.maker(1), folder, evaluate=Pieces(), steps=6)
+    made.fit(resume=True)
+    return {"stopped": stopped, "evaluated": [entry["step"] for entry in made.state.history]}
 
 
 def out_of_memory(worker: Worker) -> dict[str, Any]:
@@ -234,7 +286,9 @@ CASES: dict[str, Callable[[Worker], dict[str, Any]]] = {
     "2-to-1": lambda w: continuing(w, 2, None),
     "1-to-2": lambda w: continuing(w, None, 1),
     "stage-0-to-2": lambda w: continuing(w, 0, 2),
-    "evaluation": evaluation,
+    "evaluation-1": lambda w: evaluation(w, 1),
+    "evaluation-3": lambda w: evaluation(w, 3),
+    "evaluation-stopped": evaluation_stopped,
     "out-of-memory": out_of_memory,
     "hang": hang,
     "killed": killed,
