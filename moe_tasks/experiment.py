@@ -21,7 +21,7 @@ from moe_tasks.conditional.build import (
     build_encoder,
     check_conditional,
 )
-from moe_tasks.conditional.labels import head_configs
+from moe_tasks.conditional.labels import head_configs, is_choice
 from moe_tasks.conditional.model import CAMTL
 from moe_tasks.data import training_rows, training_texts
 from moe_tasks.engines.processes import Processes
@@ -75,6 +75,12 @@ def _prepare(workspace: Workspace, values: Mapping[str, Any], resume: bool) -> N
     if workspace.is_encoder and workspace.config.adapts:
         raise UserError(
             "encoders with heads know no unseen tasks: set adaptation.samples=0 and zeroshot=null"
+        )
+    chosen = [t for t in workspace.collection.tasks if is_choice(workspace.collection, t)]
+    if chosen and not workspace.is_encoder:
+        raise UserError(
+            f"tasks.pairs=true cuts {', '.join(chosen)} into rows for encoders with heads; set it "
+            "to false for a sequence-to-sequence backbone"
         )
     _report_truncated(workspace)
     for name, system in workspace.config.systems.items():

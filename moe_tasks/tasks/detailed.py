@@ -63,7 +63,8 @@ class Origin:
         return [self.task, self.split, self.place.name]
 
 
-Convert = Callable[[Origin, RawRow], tuple[Example, Details]]
+Made = tuple[Example, Details]
+Convert = Callable[[Origin, RawRow], Sequence[Made]]
 
 
 def assemble(
@@ -80,7 +81,7 @@ def assemble(
     Args:
         origins: a task's follow each other.
         read: rows of a file.
-        convert: origin and raw row -> example and details; ``ValueError`` for a row without use.
+        convert: origin and raw row -> examples with details; ``ValueError`` for a row without use.
         key: what else decides the rows.
 
     Raises:
@@ -113,9 +114,7 @@ def assemble(
     )
 
 
-def _examples(
-    origin: Origin, read: Read, convert: Convert, bad: BadRows
-) -> Iterator[tuple[Example, Details]]:
+def _examples(origin: Origin, read: Read, convert: Convert, bad: BadRows) -> Iterator[Made]:
     place, count = origin.place, 0
     rows = place.read(origin.split) if isinstance(place, HubRows) else read(place, bad)
     for row in rows:
@@ -124,8 +123,8 @@ def _examples(
         except ValueError as error:
             bad.reject_at(row.where, str(error))
             continue
-        count += 1
-        yield made
+        count += len(made)
+        yield from made
     if not count:
         where = place.path if isinstance(place, HubRows) else place
         raise UserError(f"{where}: no usable {origin.split} rows of {origin.task!r}")
