@@ -21,6 +21,7 @@ from moe_tasks.training.checkpoint import CheckpointStore
 from moe_tasks.workspace import Workspace
 from tests.encoder_runs import values, write_encoder, write_glue
 from tests.runs import values as tiny_values
+from tests.tasks.glue_tables import stand_in
 from tests.tasks.superglue_files import LINES
 from tests.tasks.superglue_files import write as write_superglue
 
@@ -256,3 +257,20 @@ def test_choices_are_scored_by_question(glue: Path, encoder: Path, tmp_path: Pat
     tiny = {**tiny_values(root)["backbone"], "pretraining": {"steps": 1, "batch_size": 2}}
     with pytest.raises(UserError, match=r"tasks\.pairs=true cuts copa, record into"):
         run(tmp_path / "third", {**chosen, "backbone": tiny}, resume=False)
+
+
+def test_a_run_and_its_submission_from_the_hub(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch)
+    own = {"name": "glue", "hub": "some/glue", "tasks": ["cola", "mnli"]}
+    chosen = values(tmp_path, encoder, tasks={**own, "cache_dir": str(tmp_path / "cache")})
+    run(tmp_path / "run", chosen, resume=False)
+    assert set(read_scores(tmp_path / "run")) == {
+        ("multitask", task) for task in ("cola", "mnli", "mnli-mm")
+    }
+    asked = {"run": str(tmp_path / "run"), "what": "submission", "system": "multitask"}
+    write(tmp_path / "out", {**asked, **NO_IMPORT})
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"CoLA.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "AX.tsv"}
+    assert (tmp_path / "out" / "CoLA.tsv").read_text().startswith("index\tprediction\n0\t")

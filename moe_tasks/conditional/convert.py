@@ -23,14 +23,13 @@ from moe_tasks.conditional.modules import (
     ConditionalLayerNorm,
     ConditionSlot,
     FiLM,
-    OneTask,
     TaskAttentionBias,
     TopAdapter,
     add_to_mask,
     check_length,
 )
 from moe_tasks.conditional.plans import LayerPlan, check_fits, plan_of
-from moe_tasks.errors import UserError
+from moe_tasks.experts.convert import named_as
 
 _STD = 0.02  # of new weights, where a configuration names none that fits them (T5)
 
@@ -73,18 +72,6 @@ def convert(model: PreTrainedModel, config: ConditionalConfig) -> None:
 def top_half(model: PreTrainedModel) -> int:
     """Number of the first layer of the top half, in which norms are conditional."""
     return (len(plan_of(model).layers_of(model)) + 1) // 2
-
-
-def for_one_task(
-    model: PreTrainedModel, embedding: Tensor, projection: nn.Linear | None
-) -> PreTrainedModel:
-    """A converted ``model``, changed in place to be called as a plain one, for one task.
-
-    The task's embedding ``[D]`` and a copy of ``projection`` become its parameters.
-    """
-    plan_of(model).encoder_of(model).one_task = OneTask(embedding, projection)
-    model.__class__ = _one_task_class(type(model))
-    return model
 
 
 def new_std(model: PreTrainedModel) -> float:
@@ -152,13 +139,6 @@ def _convert_layer(
     layer.__class__ = _layer_class(type(layer))
 
 
-def _named_as(cls: type, parent: type) -> type:
-    # The library finds layers, and what may not be split, by class name.
-    cls.__name__, cls.__qualname__ = parent.__name__, parent.__qualname__
-    cls.__module__ = parent.__module__
-    return cls
-
-
 @cache
 def _attention_class(parent: Any) -> type:
     known = inspect.signature(parent.forward).parameters
@@ -176,7 +156,7 @@ def _attention_class(parent: Any) -> type:
             mask = add_to_mask(kwargs.get(mask_name), bias.to(hidden_states.dtype))
             return super().forward(hidden_states, *args, **{**kwargs, mask_name: mask})
 
-    return _named_as(Conditional, parent)
+    return named_as(Conditional, parent)
 
 
 class _Course:
@@ -223,7 +203,7 @@ def _layer_class(parent: Any) -> type:
             output = super().feed_forward_chunk(attention_output)
             return output if self.adapter is None else self.adapter(attention_output, output)
 
-    return _named_as(Conditional, parent)
+    return named_as(Conditional, parent)
 
 
 def _hidden(output: Any) -> Tensor:
@@ -258,16 +238,4 @@ def _encoder_class(parent: Any) -> type:
                 raise RuntimeError("a conditional encoder needs a condition: call it via its model")
             return self.one_task()
 
-    return _named_as(Conditional, parent)
-
-
-@cache
-def _one_task_class(parent: Any) -> type:
-    class OfOneTask(parent):
-        def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
-            raise UserError(
-                f"a conditional encoder's parts have no place in a plain {parent.__name__}: save "
-                "the system whole, as its checkpoints are"
-            )
-
-    return _named_as(OfOneTask, parent)
+    return named_as(Conditional, parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -13,7 +14,11 @@ from transformers import PreTrainedModel
 from moe_tasks import config as configuration
 from moe_tasks.conditional.conditioned import Conditioned
 from moe_tasks.conditional.config import ConditionalConfig
-from moe_tasks.conditional.convert import convert, for_one_task
+from moe_tasks.conditional.convert import convert
+from moe_tasks.conditional.modules import OneTask
+from moe_tasks.conditional.plans import plan_of
+from moe_tasks.errors import UserError
+from moe_tasks.experts.convert import named_as
 from moe_tasks.model import TaskMoE, TaskMoEConfig
 from moe_tasks.multitask import DenseModel, MultiTaskModel
 
@@ -114,3 +119,27 @@ class RoutedConditionalSeq2Seq(_ConditionalEncoder, TaskMoE):
         start = self.start_embedding(like)[None].clone()
         twin.task_embedding = nn.Embedding.from_pretrained(start, freeze=False)
         return twin
+
+
+def for_one_task(
+    model: PreTrainedModel, embedding: Tensor, projection: nn.Linear | None
+) -> PreTrainedModel:
+    """A converted ``model``, changed in place to be called as a plain one, for one task.
+
+    The task's embedding ``[D]`` and a copy of ``projection`` become its parameters.
+    """
+    plan_of(model).encoder_of(model).one_task = OneTask(embedding, projection)
+    model.__class__ = _one_task_class(type(model))
+    return model
+
+
+@cache
+def _one_task_class(parent: Any) -> type:
+    class OfOneTask(parent):
+        def save_pretrained(self, *args: Any, **kwargs: Any) -> Any:
+            raise UserError(
+                f"a conditional encoder's parts have no place in a plain {parent.__name__}: save "
+                "the system whole, as its checkpoints are"
+            )
+
+    return named_as(OfOneTask, parent)

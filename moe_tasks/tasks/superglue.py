@@ -19,6 +19,7 @@ from moe_tasks.tasks.detailed import (
     Origin,
     assemble,
     check_files,
+    labelled,
     one_source,
 )
 from moe_tasks.tasks.json_lines import json_objects
@@ -61,7 +62,7 @@ class SuperGlueTask:
         if pairs and self.pairs is not None:
             return self.pairs(columns, separator)
         if self.make is None:
-            return [(rows.labelled(columns, self.texts, self.labels, separator), {})]
+            return [(labelled(columns, self.texts, self.labels, separator), {})]
         made = self.make(columns, separator)
         return [made if isinstance(made, tuple) else (made, {})]
 

@@ -12,37 +12,22 @@ from typing import Any
 
 from moe_tasks.errors import nearest
 from moe_tasks.tasks.base import Example
-from moe_tasks.tasks.detailed import Details, Made, cell, list_cell, number_cell, text_cell
+from moe_tasks.tasks.detailed import (
+    Details,
+    Made,
+    cell,
+    label_cell,
+    labelled,
+    list_cell,
+    number_cell,
+    text_cell,
+)
 from moe_tasks.tasks.reading import make_example
 
 Columns = Mapping[str, Any]
 PLACEHOLDER = "@placeholder"  # in ReCoRD's queries
 NO_YES = ("0", "1")  # labels of pairs of a question and one of its options
 _QUESTIONS = {"cause": "What was the cause?", "effect": "What happened as a result?"}
-
-
-def labelled(
-    columns: Columns, texts: Sequence[str], labels: Sequence[str], separator: str
-) -> Example:
-    """An example of a classification task: texts joined, one of ``labels``.
-
-    A label is its text, true or false, or its number.
-    """
-    label = _label(cell(columns, "label"), labels)
-    return make_example(separator.join(text_cell(columns, n) for n in texts), [label], labels)
-
-
-def _label(value: Any, labels: Sequence[str]) -> str:
-    if isinstance(value, bool):
-        value = str(value).lower()
-    if isinstance(value, int):
-        if not 0 <= value < len(labels):
-            reason = "a row without a label" if value == -1 else "outside the list of labels"
-            raise ValueError(f"'label' is {value}: {reason}; valid: 0 to {len(labels) - 1}")
-        return labels[value]
-    if value not in labels:
-        raise ValueError(f"'label' is {value!r:.60}; {nearest(str(value)[:60], labels)}")
-    return value
 
 
 def copa(columns: Columns, separator: str) -> Example:
@@ -65,7 +50,7 @@ def _copa(columns: Columns) -> tuple[str, list[str], str]:
     kind = text_cell(columns, "question")
     if kind not in _QUESTIONS:
         raise ValueError(f"'question' is {kind!r:.60}; {nearest(kind[:60], _QUESTIONS)}")
-    return _QUESTIONS[kind], choices, choices[int(_label(cell(columns, "label"), ("0", "1")))]
+    return _QUESTIONS[kind], choices, choices[int(label_cell(cell(columns, "label"), ("0", "1")))]
 
 
 def record(columns: Columns, separator: str) -> Example:
