@@ -13,6 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from analysis.disabling import Ablation
 from moe_tasks.adaptation import Cell
 from moe_tasks.cli import conf_dir
 from moe_tasks.conditional.seq2seq import ConditionalSeq2Seq, RoutedConditionalSeq2Seq
@@ -141,14 +142,33 @@ def test_without_examples_the_mean_or_the_nearest_tasks_embedding(finished: Path
     for name in ("camtl", "camtl_moe"):
         model: Any = workspace.model(name)
         placer = Placer(workspace, name, model)
+        placer._nearest = lambda text: "taste-a"  # type: ignore[method-assign]
         for task, source, expected, like in (
             ("size-a", "average", "own", "size-a"),
             ("size-test", "average", "average", None),
+            ("size-test", "nearest", "nearest", "taste-a"),
         ):
             placed = placer.place(task, "text", [], source)  # type: ignore[arg-type]
             assert placed.source == expected
             encoder: Any = placed.model.model.encoder  # type: ignore[union-attr]
             assert torch.equal(encoder.one_task.embedding[0], model.start_embedding(like))
+
+
+def test_ablation_answers_as_the_task_itself(finished: Path) -> None:
+    workspace = Workspace.open(finished)
+    ablation, (_, scores) = Ablation(workspace, "camtl_moe", None), results(finished)[0]
+    known = {(row[0], row[1]): row[-1] for row in scores[1:]}
+    for task in ("size-a", "taste-a"):
+        (place, *_) = ablation.places(None)[task]
+        (line,) = ablation.rows(task, [place])
+        assert line["base"] == float(known["camtl_moe", task])
+    model: Any = ablation.model
+    rows = workspace.collection.slice("size-a", "test", workspace.collection.samples[0])
+    route, encoders = model.routes()[model.task_id("size-a")], []
+    conditioned = model.conditioned
+    model.conditioned = lambda plain, like: encoders.append(like) or conditioned(plain, like)
+    ablation._answers("size-a", route, rows)
+    assert encoders == ["size-a"]
 
 
 def test_what_cannot_be_is_one_line(finished: Path, tasks: Path, tmp_path: Path) -> None:
