@@ -176,7 +176,7 @@ class Ablation:
         def answers(route: Tensor) -> list[str]:
             key = route.numpy().tobytes()
             if key not in answered:
-                answered[key] = self._answers(route, rows)
+                answered[key] = self._answers(task, route, rows)
             return answered[key]
 
         whole = answers(self.routes[number])
@@ -203,10 +203,11 @@ class Ablation:
             )
         return found
 
-    def _answers(self, route: Tensor, rows: range) -> list[str]:
+    def _answers(self, task: str, route: Tensor, rows: range) -> list[str]:
         data = self.workspace.data
+        plain = self.model.squeeze_route(route.to(self.model.step.device))
         return predict(
-            self.model.squeeze_route(route.to(self.model.step.device)),
+            self.model.conditioned(plain, task),
             data.tokenizer,
             data.tokens.sources(rows),
             self.workspace.config.generation,

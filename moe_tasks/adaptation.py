@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from transformers import PreTrainedModel
 
+from moe_tasks.conditional.conditioned import Conditioned
 from moe_tasks.data import RunData
 from moe_tasks.evaluation import metrics
 from moe_tasks.evaluation.generation import GenerationConfig, predict
@@ -40,6 +41,9 @@ class AdaptationConfig:
     schedule: of the learning rate.
     route_from: where an unseen task's route starts: ``vector`` gives its examples' task vector to
         the router; ``best_route`` takes the training task's route with the lowest loss on them.
+    condition_from: where an unseen task's embedding starts, in systems with ``conditional`` parts:
+        that of the ``best_task`` (the training task whose own model, route included, has the lowest
+        loss on the examples) or the ``mean`` of all. It and the parts go on learning.
     learn_route: whether the route goes on learning (all experts stay in memory then).
     router_learning_rate, task_vectors_learning_rate: rates of that learning.
     workers: processes side by side; ``None`` is one per core, at most 8. Where a launcher has
@@ -57,6 +61,7 @@ class AdaptationConfig:
     clip: float | None = 0.1
     label_smoothing: float = 0.0
     route_from: Literal["vector", "best_route"] = "best_route"
+    condition_from: Literal["best_task", "mean"] = "best_task"
     learn_route: bool = False
     router_learning_rate: float = 1e-3
     task_vectors_learning_rate: float = 1e-2
@@ -111,7 +116,7 @@ class PointResult:
     Attributes:
         dev, test: scores of the weights that were best on dev.
         best_step: their step.
-        placed_on: training task whose route was taken over; empty if the route came otherwise.
+        placed_on: training task whose route or embedding was taken over; empty if neither was.
         seconds: wall time.
     """
 
@@ -189,26 +194,30 @@ class Adapter:
         return self._start[1], self._start[2]
 
     def place(self, cell: Cell) -> tuple[MultiTaskModel, str]:
-        """The model that adaptation of ``cell`` starts from, and whose route it took over."""
-        model = self.model
-        if not isinstance(model, TaskMoE):
-            return DenseModel(copy.deepcopy(model.backbone), [cell.task]), ""
+        """The model that adaptation of ``cell`` starts from, and the task that it was placed on."""
+        model, config = self.model, self.config
         vector = None
-        if self.config.route_from == "vector" and self.vectors is not None:
+        if config.route_from == "vector" and self.vectors is not None:
             vector = self.vectors.place(cell.task, cell.sample)
-        placed_on = ""
-        if vector is None:
-            placed_on = self._best_route(model, cell)
-            vector = model.task_vectors[model.task_id(placed_on)].detach()
-        if self.config.learn_route:
-            return model.for_task(cell.task, vector), placed_on
-        return DenseModel(model.squeeze_route(model.route_of(vector)), [cell.task]), placed_on
+        conditional = isinstance(model, Conditioned) and config.condition_from == "best_task"
+        by_route = isinstance(model, TaskMoE) and vector is None
+        placed_on = self._best_task(model, cell) if by_route or conditional else ""
+        like = placed_on if conditional else None
+        if not isinstance(model, TaskMoE):
+            plain = copy.deepcopy(model.backbone)
+        else:
+            if vector is None:
+                vector = model.task_vectors[model.task_id(placed_on)].detach()
+            if config.learn_route:
+                return model.for_task(cell.task, vector, like), placed_on
+            plain = model.squeeze_route(model.route_of(vector))
+        return DenseModel(model.conditioned(plain, like), [cell.task]), placed_on
 
     @torch.no_grad()
-    def _best_route(self, model: TaskMoE, cell: Cell) -> str:
-        """The training task whose route has the lowest loss on the sample's train rows."""
+    def _best_task(self, model: MultiTaskModel, cell: Cell) -> str:
+        """The training task whose model has the lowest loss on the sample's train rows."""
         rows = self._rows(cell, "train")
-        batch = self.data.collate(rows, model.step.device)
+        batch = self.data.collate(rows, next(model.parameters()).device)
         losses = {}
         for task in _distinct(model):
             ids = torch.full((len(rows),), model.task_id(task))
@@ -236,8 +245,10 @@ class Adapter:
         return list(self.data.collection.slice(cell.task, split, cell.sample))
 
 
-def _distinct(model: TaskMoE) -> list[str]:
-    """One training task per distinct route."""
+def _distinct(model: MultiTaskModel) -> list[str]:
+    """One training task per distinct route; all of them where embeddings differ as well."""
+    if isinstance(model, Conditioned) or not isinstance(model, TaskMoE):
+        return list(model.task_names)
     first: dict[tuple[float, ...], str] = {}
     for task, route in zip(model.task_names, model.routes().flatten(1).tolist(), strict=True):
         first.setdefault(tuple(route), task)

@@ -15,12 +15,12 @@ from analysis.runs import TRAIN_SCORES
 from moe_tasks.backbones import load_dense
 from moe_tasks.conditional.batches import rows_table
 from moe_tasks.conditional.freezing import freeze_layers
-from moe_tasks.conditional.labels import head_of
+from moe_tasks.conditional.labels import head_of, is_choice
 from moe_tasks.conditional.model import CAMTL
 from moe_tasks.evaluation import glue, metrics
-from moe_tasks.evaluation.baseline import majority_score
+from moe_tasks.evaluation.baseline import chance_score, majority_score
 from moe_tasks.evaluation.grid import Grid, broken, markdown, rich_table
-from moe_tasks.evaluation.heads import answers
+from moe_tasks.evaluation.heads import scored_answers
 from moe_tasks.evaluation.scores import Score, task_means
 from moe_tasks.results import write_facts, write_pictures, write_scores
 from moe_tasks.tasks.base import Split
@@ -97,8 +97,8 @@ def _scores(workspace: Workspace, model: CAMTL, listed: str) -> list[Score]:
         if head_of(collection, name) not in model.task_names:
             continue
         rows = collection.slice(name, split, collection.samples[0])
-        found = answers(model, workspace.data, name, rows)
-        value = metrics.score(task.metric, found, workspace.data.references(rows))
+        found, accepted = scored_answers(model, workspace.data, name, rows)
+        value = metrics.score(task.metric, found, accepted)
         scores.append(Score(listed, name, task.category, "", split, task.metric, value))
     return scores
 
@@ -125,7 +125,10 @@ def _score_grid(
     collection = workspace.collection
     sample, tasks = collection.samples[0], collection.tasks
     majority = {
-        t: majority_score(collection, t, sample, split, head_of(collection, t)) for t in tasks
+        t: chance_score(collection, t, split)
+        if is_choice(collection, t)  # no option is the same in two questions
+        else majority_score(collection, t, sample, split, head_of(collection, t))
+        for t in tasks
     }
     columns = {**means, "majority": majority}
     rows = [

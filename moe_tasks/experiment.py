@@ -15,8 +15,13 @@ from moe_tasks import encoder_results, results
 from moe_tasks.adaptation import Cell, PointResult
 from moe_tasks.backbones import BackboneContext, load_dense
 from moe_tasks.conditional.batches import UncertainBatches
-from moe_tasks.conditional.build import build_encoder
-from moe_tasks.conditional.labels import head_configs
+from moe_tasks.conditional.build import (
+    arrangement,
+    build_conditional,
+    build_encoder,
+    check_conditional,
+)
+from moe_tasks.conditional.labels import head_configs, is_choice
 from moe_tasks.conditional.model import CAMTL
 from moe_tasks.data import training_rows, training_texts
 from moe_tasks.engines.processes import Processes
@@ -71,10 +76,27 @@ def _prepare(workspace: Workspace, values: Mapping[str, Any], resume: bool) -> N
         raise UserError(
             "encoders with heads know no unseen tasks: set adaptation.samples=0 and zeroshot=null"
         )
+    chosen = [t for t in workspace.collection.tasks if is_choice(workspace.collection, t)]
+    if chosen and not workspace.is_encoder:
+        raise UserError(
+            f"tasks.pairs=true cuts {', '.join(chosen)} into rows for encoders with heads; set it "
+            "to false for a sequence-to-sequence backbone"
+        )
     _report_truncated(workspace)
     for name, system in workspace.config.systems.items():
+        _check_conditional(workspace, name, system)
         if system.model == "moe":
             workspace.vectors(name)  # what is wrong with any shows before the first training
+
+
+def _check_conditional(workspace: Workspace, name: str, system: SystemConfig) -> None:
+    if not system.conditional and system.freeze_layers is None:
+        return
+    try:
+        dense = load_dense(workspace.initial_folder(system.width))
+        check_conditional(system, dense, workspace.is_encoder)
+    except UserError as error:
+        raise UserError(f"systems.{name}: {error}") from error
 
 
 def _conclude(workspace: Workspace, processes: Processes) -> None:
@@ -159,7 +181,9 @@ def _build(workspace: Workspace, name: str, system: SystemConfig) -> MultiTaskMo
     categories = workspace.data.categories(tasks)
     parts = workspace.routing_parts(name) if system.model == "moe" else None
     if not workspace.is_encoder:
-        return build_system(system, dense, tasks, categories, parts, seed)
+        conditional = arrangement(system.conditional).conditional
+        build = build_conditional if conditional else build_system
+        return build(system, dense, tasks, categories, parts, seed)
     heads = head_configs(workspace.collection, tasks)
     return build_encoder(system, dense, heads, categories, parts, workspace.config.heads, seed)
 

@@ -175,7 +175,7 @@ class TaskMoE(MultiTaskModel):
         return cls(backbone, tasks, spec, noise=noise, task_vectors=task_vectors)
 
     @classmethod
-    def from_meta(cls, backbone: PreTrainedModel, meta: Mapping[str, Any]) -> TaskMoE:
+    def from_meta(cls, backbone: PreTrainedModel, meta: Mapping[str, Any]) -> MultiTaskModel:
         """The model that a saved folder's meta data describes, its weights still to be loaded."""
         return cls(
             backbone, meta["tasks"], configuration.from_mapping(TaskMoEConfig, meta["config"])
@@ -318,8 +318,12 @@ class TaskMoE(MultiTaskModel):
         logits = self._logits_of(vector.to(self.task_vectors)[None])
         return self.selection(logits, step=int(self.step), training=False)[:, 0]
 
-    def for_task(self, task: str, vector: Tensor) -> TaskMoE:
-        """A copy that serves one task, from ``vector`` on, whose route can go on learning."""
+    def for_task(self, task: str, vector: Tensor, like: str | None = None) -> TaskMoE:
+        """A copy that serves one task, from ``vector`` on, whose route can go on learning.
+
+        Args:
+            like: see :meth:`conditioned`.
+        """
         twin = copy.deepcopy(self)
         twin.task_names = (task,)
         twin.spec = dataclasses.replace(self.spec, learn_task_vectors=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pkgutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,13 @@ from moe_tasks.errors import UserError, nearest
 from moe_tasks.training.loss import token_loss
 
 _MODEL_FILE, _META_FILE = "model.safetensors", "task_moe.json"
+# By the kind that a folder names; they import this module.
+_KINDS = {
+    "task_moe": "model:TaskMoE",
+    "camtl": "conditional.model:CAMTL",
+    "camtl_moe": "conditional.routed:RoutedCAMTL",
+    "conditional_seq2seq": "conditional.seq2seq:ConditionalSeq2Seq",
+}
 
 
 def _tied(state: Mapping[str, Tensor]) -> list[list[str]]:
@@ -62,6 +70,14 @@ class MultiTaskModel(nn.Module):
     def squeeze(self, task: str) -> PreTrainedModel:
         """The plain Hugging Face model of one task."""
         raise NotImplementedError
+
+    def conditioned(self, plain: PreTrainedModel, like: str | None) -> PreTrainedModel:
+        """``plain``, cut out of this model, told its task where the model has conditional parts.
+
+        Args:
+            like: training task whose embedding it starts from; the mean of all if ``None``.
+        """
+        return plain
 
     def set_step(self, step: int) -> None:
         """Tell the model the optimizer step, on which temperatures depend."""
@@ -127,21 +143,9 @@ class MultiTaskModel(nn.Module):
         except ValueError as error:
             raise UserError(f"{path / _META_FILE}: not readable: {error}") from error
         backbone = _empty_backbone(path, meta.get("backbone", ""))
-        model: MultiTaskModel
-        if meta.get("kind") == "task_moe":
-            from moe_tasks.model import TaskMoE  # which is a MultiTaskModel itself
-
-            model = TaskMoE.from_meta(backbone, meta)
-        elif meta.get("kind") == "camtl":
-            from moe_tasks.conditional.model import CAMTL
-
-            model = CAMTL.from_meta(backbone, meta)
-        elif meta.get("kind") == "camtl_moe":
-            from moe_tasks.conditional.routed import RoutedCAMTL
-
-            model = RoutedCAMTL.from_meta(backbone, meta)
-        else:
-            model = DenseModel(backbone, meta["tasks"])
+        place = _KINDS.get(meta.get("kind"))
+        cls: Any = pkgutil.resolve_name(f"moe_tasks.{place}") if place else DenseModel
+        model: MultiTaskModel = cls.from_meta(backbone, meta)
         model.load_weights(path)
         return model.eval()
 
@@ -159,6 +163,11 @@ def _empty_backbone(path: Path, class_name: str) -> PreTrainedModel:
 
 class DenseModel(MultiTaskModel):
     """The multi-task baseline: one set of weights for every task."""
+
+    @classmethod
+    def from_meta(cls, backbone: PreTrainedModel, meta: Mapping[str, Any]) -> MultiTaskModel:
+        """The model that a saved folder's meta data describes, its weights still to be loaded."""
+        return cls(backbone, meta["tasks"])
 
     def forward(
         self,

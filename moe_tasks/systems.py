@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from moe_tasks import config as configuration
 from moe_tasks.adaptation import AdaptationConfig
-from moe_tasks.errors import UserError, nearest
+from moe_tasks.errors import nearest
 from moe_tasks.model import TaskMoE, TaskMoEConfig
 from moe_tasks.multitask import DenseModel, MultiTaskModel
 from moe_tasks.training.config import TrainingConfig
@@ -31,9 +31,10 @@ class SystemConfig:
     routes_from: an earlier system whose trained router and task vectors this one takes over,
         frozen, with fresh experts: the second stage of two (2205.12701, section 5.3).
     router, selection, task_vectors, sampling: keys in which the system differs from the run's.
-    conditional: of an encoder with heads: ``name`` of an arrangement (``base``, ``large``,
-        ``none``) and keys of ``ConditionalConfig`` in which it differs.
-    freeze_layers: pretrained layers that stay as they are: ``lower_half``, or ``0-4``.
+    conditional: parts of the encoder that depend on the task: ``name`` of an arrangement
+        (``base``, ``large``, ``none``) and keys of ``ConditionalConfig`` in which it differs.
+    freeze_layers: of encoders with heads, pretrained layers that stay as they are:
+        ``lower_half``, or ``0-4``.
     tasks: the training tasks that this system learns; all if ``None``.
     part_of: name under which its scores are listed, for several that are one together, such as
         a model per task.
@@ -180,8 +181,6 @@ def build_system(
         tasks, categories: training tasks and the human category of each.
         parts: of a routed system; ``None`` makes a dense one.
     """
-    if system.conditional or system.freeze_layers is not None:
-        raise UserError("'conditional' and 'freeze_layers' are for encoders with heads")
     torch.manual_seed(seed)
     if parts is None:
         return DenseModel(dense, tasks)

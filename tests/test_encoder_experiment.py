@@ -13,13 +13,17 @@ import torch
 from moe_tasks.conditional.model import CAMTL
 from moe_tasks.conditional.routed import RoutedCAMTL
 from moe_tasks.errors import UserError
-from moe_tasks.evaluation.heads import answers
+from moe_tasks.evaluation.heads import answers, scored_answers
 from moe_tasks.experiment import run
 from moe_tasks.exporting.kinds import write
 from moe_tasks.training import trainer
 from moe_tasks.training.checkpoint import CheckpointStore
 from moe_tasks.workspace import Workspace
 from tests.encoder_runs import values, write_encoder, write_glue
+from tests.runs import values as tiny_values
+from tests.tasks.glue_tables import stand_in
+from tests.tasks.superglue_files import LINES
+from tests.tasks.superglue_files import write as write_superglue
 
 NO_IMPORT = {"from_crosstaskmoe": None, "from_camtl": None}
 CONDITIONAL = {"name": "base", "max_length": 8}
@@ -226,3 +230,47 @@ def test_texts_need_a_model_that_writes(glue: Path, encoder: Path, tmp_path: Pat
     tasks = {"name": "folder", "path": str(write_tasks(folder)), "cache_dir": str(tmp_path / "c")}
     with pytest.raises(UserError, match="'colour-a' has no list of labels"):
         run(tmp_path / "run", values(glue, encoder, tasks=tasks), resume=False)
+
+
+def test_choices_are_scored_by_question(glue: Path, encoder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "superglue"
+    for split in ("train", "val"):
+        lines = [{**LINES["COPA"], "idx": n, "label": n % 2} for n in range(6)]
+        write_superglue(root, "COPA", *lines, split=split)
+        write_superglue(root, "ReCoRD", LINES["ReCoRD"], split=split)
+    own = {"name": "superglue", "path": str(root), "cache_dir": str(tmp_path / "cache")}
+    chosen = values(glue, encoder, tasks={**own, "pairs": True})
+    run(tmp_path / "run", chosen, resume=False)
+    scores = read_scores(tmp_path / "run")
+    assert scores["multitask", "copa"] == 0.5  # the same question with either answer
+    workspace = Workspace.open(tmp_path / "run")
+    model, data = workspace.model("multitask"), workspace.data
+    assert isinstance(model, CAMTL)
+    rows = data.collection.slice("record", "dev", "full")
+    found, accepted = scored_answers(model, data, "record", rows)
+    assert accepted == [["Bob Ray"], ["Ann"]]
+    right = [answer in own for answer, own in zip(found, accepted, strict=True)]
+    assert scores["multitask", "record"] == sum(right) / 2
+    assert "| record | QA-F1-and-EM |" in (tmp_path / "run" / "summary.md").read_text()
+    with pytest.raises(UserError, match=r"copa' is a choice among options.*tasks\.pairs=true"):
+        run(tmp_path / "other", {**chosen, "tasks": own}, resume=False)
+    tiny = {**tiny_values(root)["backbone"], "pretraining": {"steps": 1, "batch_size": 2}}
+    with pytest.raises(UserError, match=r"tasks\.pairs=true cuts copa, record into"):
+        run(tmp_path / "third", {**chosen, "backbone": tiny}, resume=False)
+
+
+def test_a_run_and_its_submission_from_the_hub(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(monkeypatch)
+    own = {"name": "glue", "hub": "some/glue", "tasks": ["cola", "mnli"]}
+    chosen = values(tmp_path, encoder, tasks={**own, "cache_dir": str(tmp_path / "cache")})
+    run(tmp_path / "run", chosen, resume=False)
+    assert set(read_scores(tmp_path / "run")) == {
+        ("multitask", task) for task in ("cola", "mnli", "mnli-mm")
+    }
+    asked = {"run": str(tmp_path / "run"), "what": "submission", "system": "multitask"}
+    write(tmp_path / "out", {**asked, **NO_IMPORT})
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"CoLA.tsv", "MNLI-m.tsv", "MNLI-mm.tsv", "AX.tsv"}
+    assert (tmp_path / "out" / "CoLA.tsv").read_text().startswith("index\tprediction\n0\t")

@@ -1,4 +1,4 @@
-"""Systems around an encoder: heads, with or without conditional parts and experts."""
+"""Systems with conditional parts: encoders with heads, and sequence-to-sequence models."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from moe_tasks.conditional.config import ConditionalConfig
 from moe_tasks.conditional.freezing import freeze_layers
 from moe_tasks.conditional.heads import HeadConfig
 from moe_tasks.conditional.model import CAMTL, Pooling
+from moe_tasks.conditional.plans import check_fits
 from moe_tasks.conditional.routed import RoutedCAMTL
+from moe_tasks.conditional.seq2seq import ConditionalSeq2Seq, RoutedConditionalSeq2Seq
 from moe_tasks.errors import UserError, nearest
+from moe_tasks.multitask import MultiTaskModel
 from moe_tasks.systems import RoutingParts, SystemConfig, settle_routes
 
 _ARRANGEMENTS = {
@@ -85,3 +88,39 @@ def build_encoder(
     if system.freeze_layers is not None:
         freeze_layers(model, system.freeze_layers)
     return model
+
+
+def build_conditional(
+    system: SystemConfig,
+    dense: PreTrainedModel,
+    tasks: Sequence[str],
+    categories: Sequence[str],
+    parts: RoutingParts | None,
+    seed: int,
+) -> MultiTaskModel:
+    """The untrained model of a system with conditional parts in the encoder of ``dense``.
+
+    Args: as of :func:`~moe_tasks.systems.build_system`.
+    """
+    torch.manual_seed(seed)
+    conditional = arrangement(system.conditional)
+    if parts is None:
+        return ConditionalSeq2Seq(dense, tasks, conditional)
+    noise, vectors = parts.experts.noise, parts.vectors
+    model = RoutedConditionalSeq2Seq(
+        dense, tasks, parts.spec, conditional, noise=noise, task_vectors=vectors
+    )
+    settle_routes(model, system, categories, parts, seed)
+    return model
+
+
+def check_conditional(system: SystemConfig, dense: PreTrainedModel, is_encoder: bool) -> None:
+    """Raises ``UserError`` where a system's conditional parts do not fit its backbone."""
+    if system.freeze_layers is not None and not is_encoder:
+        raise UserError(
+            "'freeze_layers' is for encoders with heads; training.freeze freezes parameters of any "
+            "model by name"
+        )
+    config = arrangement(system.conditional)
+    if config.conditional or config.fresh_top_layer:
+        check_fits(dense, config)

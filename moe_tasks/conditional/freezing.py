@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from moe_tasks.conditional.conditioned import conditioning_parameters
 from moe_tasks.conditional.convert import top_half
-from moe_tasks.conditional.model import CAMTL, conditioning_parameters
+from moe_tasks.conditional.model import CAMTL
 from moe_tasks.errors import UserError
 
 _LAYER = re.compile(r"backbone\.encoder\.layer\.(\d+)\.")

@@ -31,19 +31,28 @@ def label_names(collection: TaskCollection, task: str) -> tuple[str, ...]:
 def kind_of(collection: TaskCollection, task: str) -> Kind:
     """The kind of head that a task needs, by ``Task.features["head_kind"]``.
 
-    That of a task that says nothing is ``classification``, or ``regression`` without labels.
+    That of a task that says nothing is ``classification``, or ``regression`` without labels. A
+    choice is learned as a classification of pairs of a question and one of its options.
 
     Raises:
-        UserError: a kind that no encoder learns here.
+        UserError: a choice whose rows are no such pairs.
     """
     features = collection.task(task).features
     kind = features.get("head_kind")
-    if kind == "choice":
+    if kind == "choice" and "labels" not in features:
         raise UserError(
-            f"task {task!r} is a choice among options, which encoders do not learn here; take "
-            "a sequence-to-sequence backbone, or leave it out of tasks.tasks"
+            f"task {task!r} is a choice among options, of which encoders need a row each: set "
+            "tasks.pairs=true, or leave it out of tasks.tasks"
         )
+    if kind == "choice":
+        return "classification"
     return kind or ("classification" if label_names(collection, task) else "regression")
+
+
+def is_choice(collection: TaskCollection, task: str) -> bool:
+    """Whether a task's rows are pairs of a question and one of its options."""
+    features = collection.task(task).features
+    return features.get("head_kind") == "choice" and "labels" in features
 
 
 def head_of(collection: TaskCollection, task: str) -> str:

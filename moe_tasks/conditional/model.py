@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, PreTrainedModel
 
 from moe_tasks import config as configuration
+from moe_tasks.conditional.conditioned import Conditioned
 from moe_tasks.conditional.config import ConditionalConfig
 from moe_tasks.conditional.convert import convert
 from moe_tasks.conditional.heads import Head, HeadConfig, build_heads, pool
-from moe_tasks.conditional.modules import Condition, new_linear
 from moe_tasks.errors import UserError
-from moe_tasks.multitask import MultiTaskModel
 from moe_tasks.training.loss import IGNORED
 
 Pooling = Literal["pooler", "mean", "first"]
@@ -45,7 +44,7 @@ class EncoderOutput:
     pooler_output: Tensor
 
 
-class CAMTL(MultiTaskModel):
+class CAMTL(Conditioned):
     """An encoder of BERT's layer plan with conditional parts and a head per task.
 
     With :meth:`ConditionalConfig.none` it is the plain multi-task baseline.
@@ -77,7 +76,7 @@ class CAMTL(MultiTaskModel):
         self, heads: Mapping[str, HeadConfig], config: ConditionalConfig, pooling: Pooling
     ) -> None:
         """What stands beside the converted encoder: heads and task embedding."""
-        backbone, self.config = self.backbone, config
+        backbone = self.backbone
         self.pooling: Pooling = pooling
         if pooling == "pooler" and getattr(backbone, "pooler", None) is None:
             raise UserError(
@@ -85,14 +84,7 @@ class CAMTL(MultiTaskModel):
             )
         width, std = backbone.config.hidden_size, backbone.config.initializer_range
         self.heads = build_heads(self.task_names, heads, width, std)
-        self.task_embedding = self.task_projection = None
-        if self.config.conditional:
-            self.task_embedding = nn.Embedding(len(self.task_names), width)
-            nn.init.normal_(self.task_embedding.weight, std=std)
-        if self.config.in_layers:
-            self.task_projection = new_linear(width, width, std)
-        like = next(backbone.parameters())
-        self.to(device=like.device, dtype=like.dtype)
+        self._add_condition(config)
 
     @classmethod
     def from_backbone(
@@ -110,19 +102,6 @@ class CAMTL(MultiTaskModel):
         if isinstance(model_or_name, str):
             model_or_name = cast(PreTrainedModel, AutoModel.from_pretrained(model_or_name))
         return cls(model_or_name, list(heads), heads, config, pooling=pooling)
-
-    def condition(self, task_ids: Tensor) -> Condition | None:
-        """What rows of these tasks ``[B]`` are conditioned on; ``None`` without such parts."""
-        if self.task_embedding is None:
-            return None
-        table = self.task_embedding.weight
-        projected = table if self.task_projection is None else self.task_projection(table)
-        return Condition(task_ids.to(table.device), table, projected)
-
-    def _task_arguments(self, task_ids: Tensor) -> dict[str, Any]:
-        """What the converted encoder is told about the rows' tasks."""
-        condition = self.condition(task_ids)
-        return {} if condition is None else {"condition": condition}
 
     def encode(
         self,
@@ -198,23 +177,6 @@ class CAMTL(MultiTaskModel):
         heads = (cast(Head, head).config for head in self.heads)
         return dict(zip(self.task_names, heads, strict=True))
 
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by learning-rate group.
-
-        ``model``: what a plain encoder with heads has. ``router``: everything that turns a task's
-        embedding into a change of the encoder, as a router turns it into a route.
-        ``task_vectors``: the task embeddings.
-        """
-        conditioning = set(conditioning_parameters(self))
-        groups = {"model": [], "router": [], "task_vectors": []}
-        for name, parameter in self.named_parameters():
-            if name in ("task_embedding.weight", "task_vectors"):
-                groups["task_vectors"].append(parameter)
-            else:
-                routing = name in conditioning or name.startswith("router.")
-                groups["router" if routing else "model"].append(parameter)
-        return groups
-
     def squeeze(self, task: str) -> PreTrainedModel:
         raise UserError(
             "a conditional encoder has no plain Hugging Face model per task; save it whole"
@@ -257,16 +219,3 @@ class SavedParts:
     def of(cls, meta: Mapping[str, Any]) -> SavedParts:
         keys = [field.name for field in dataclasses.fields(cls)]
         return configuration.from_mapping(cls, {key: meta[key] for key in keys})
-
-
-# Modules that only a conditional encoder has; ``task_embedding`` is one of their inputs.
-_CONDITIONAL_MODULES = (
-    "task_embedding", "task_projection", "alignment", "film", "task_bias", "adapter",
-    "bottleneck", "bottlenecks",
-)  # fmt: skip
-
-
-def conditioning_parameters(model: nn.Module) -> list[str]:
-    """Names of the parameters that a plain encoder with heads has not."""
-    own = set(_CONDITIONAL_MODULES)
-    return [name for name, _ in model.named_parameters() if own & set(name.split("."))]

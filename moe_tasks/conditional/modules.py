@@ -6,9 +6,11 @@ module computes what a task embedding asks for once per task and then takes each
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +63,27 @@ class ConditionSlot:
             yield
         finally:
             self._condition = None
+
+
+class OneTask(nn.Module):
+    """The condition of a model that serves one task, for batches of any size.
+
+    Args:
+        embedding: ``[D]``, copied; it goes on learning, as a copy of ``projection`` does.
+    """
+
+    without_experts = True
+
+    def __init__(self, embedding: Tensor, projection: nn.Linear | None) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(embedding.detach().clone()[None])
+        self.projection = copy.deepcopy(projection)
+
+    def forward(self) -> Condition:
+        """Of one row, which broadcasts."""
+        z = self.embedding
+        projected = z if self.projection is None else self.projection(z)
+        return Condition(torch.zeros(1, dtype=torch.int64, device=z.device), z, projected)
 
 
 class FiLM(nn.Module):
@@ -155,19 +178,21 @@ def check_length(length: int, positions: int) -> None:
 
 
 class ConditionalLayerNorm(nn.Module):
-    """A layer norm whose weight is FiLM-modulated and whose bias is shared (eq. 6).
+    """A norm whose weight is FiLM-modulated and whose bias, if it has one, is shared (eq. 6).
 
     Args:
-        norm: whose weights it starts from.
+        norm: whose weights it starts from: a layer norm, or a root mean square norm (T5).
         slot: holds the condition of the call.
     """
 
     without_experts = True
 
-    def __init__(self, norm: nn.LayerNorm, task_dim: int, slot: ConditionSlot, std: float) -> None:
+    def __init__(self, norm: nn.Module, task_dim: int, slot: ConditionSlot, std: float) -> None:
         super().__init__()
-        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
-        self.film = FiLM(task_dim, norm.weight.numel(), std)
+        like: Any = norm
+        self.weight, self.bias = like.weight, getattr(like, "bias", None)
+        self.eps: float = getattr(like, "eps", None) or like.variance_epsilon
+        self.film = FiLM(task_dim, self.weight.numel(), std)
         self._slot = slot
 
     def forward(self, x: Tensor) -> Tensor:
@@ -175,6 +200,9 @@ class ConditionalLayerNorm(nn.Module):
         condition = self._slot.read()
         scale, shift = self.film.scale_and_shift(condition.projected)
         weights = condition.rows(torch.addcmul(shift, self.weight, scale))[:, None]  # [B, 1, D]
+        if self.bias is None:
+            normed = functional.rms_norm(x, self.weight.shape, eps=self.eps)
+            return normed * weights.to(normed)
         normed = functional.layer_norm(x, self.weight.shape, eps=self.eps)
         return torch.addcmul(self.bias.to(normed), normed, weights.to(normed))
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from moe_tasks import config as configuration
@@ -47,12 +47,6 @@ class RoutedCAMTL(CAMTL, TaskMoE):
 
     def _task_arguments(self, task_ids: Tensor) -> dict[str, Any]:
         return {**super()._task_arguments(task_ids), "route_plan": self.plan(task_ids)}
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        groups = CAMTL.parameter_groups(self)
-        if not self.spec.learn_task_vectors:
-            groups["task_vectors"] = [p for p in groups["task_vectors"] if p.requires_grad]
-        return groups
 
     def _meta(self) -> dict[str, Any]:
         spec = dataclasses.asdict(self.spec)

@@ -181,7 +181,8 @@ def _check(model: Any, banks: Sequence[ExpertBank], size: int) -> None:
     if type(model) is not TaskMoE:
         raise UserError(
             f"engine.expert_parallel={size}: {type(model).__name__} cannot be spread over "
-            "processes, only encoder-decoder models with experts; set engine.expert_parallel=1"
+            "processes, only encoder-decoder models with experts and no conditional parts; set "
+            "engine.expert_parallel=1"
         )
     for number in sorted({len(bank.experts) for bank in banks}):
         if number % size:

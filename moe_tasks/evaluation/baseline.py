@@ -6,6 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from moe_tasks.evaluation.metrics import score
+from moe_tasks.tasks.detailed import DetailedCollection
 
 if TYPE_CHECKING:
     from moe_tasks.tasks.base import Split, TaskCollection
@@ -38,3 +39,17 @@ def majority_score(
     answers = sorted(output for output, count in counts.items() if count == most)
     scores = [score(metric, [answer] * len(references), references) for answer in answers]
     return sum(scores) / len(scores)
+
+
+def chance_score(collection: TaskCollection, task: str, split: Split) -> float:
+    """The expected score of taking any of a question's options, for metrics that are means.
+
+    The rows of ``task`` are pairs of a question and an option, see ``tasks.superglue``.
+    """
+    assert isinstance(collection, DetailedCollection)
+    metric = collection.task(task).metric
+    scores: dict[str, list[float]] = {}
+    facts = (collection.of_rows(n, task, split) for n in ("group", "option", "answers"))
+    for group, option, answers in zip(*facts, strict=True):
+        scores.setdefault(group, []).append(score(metric, [option], [list(answers)]))
+    return sum(sum(own) / len(own) for own in scores.values()) / len(scores)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy
 import torch
@@ -26,7 +27,9 @@ def tag_answers(
     texts = data.collection.rows[list(rows)]["input"]
     found = [placed.words(row) for row in rows]
     answers = [""] * len(found)
-    for places, logits in _logits(model, data, task, [words.ids for words in found], batch_size):
+    for places, logits in head_logits(
+        model, data, task, [words.ids for words in found], batch_size
+    ):
         for place, numbers in zip(places, logits.argmax(-1).tolist(), strict=True):
             count = len(texts[place].split(" "))
             answers[place] = " ".join(found[place].tags(numbers, names, count))
@@ -50,7 +53,7 @@ def span_answers(
     texts = data.collection.rows[list(rows)]["input"]
     asked = [(n, window) for n, row in enumerate(rows) for window in placed.windows(row)]
     best: dict[int, tuple[float, str]] = {}
-    for places, logits in _logits(model, data, task, [w.ids for _, w in asked], batch_size):
+    for places, logits in head_logits(model, data, task, [w.ids for _, w in asked], batch_size):
         answerable = [torch.tensor(asked[place][1].answerable()) for place in places]
         mask = pad_sequence(answerable, batch_first=True)
         for place, span in zip(places, best_spans(logits, mask, longest), strict=True):
@@ -66,10 +69,13 @@ def _placed(data: RunData) -> PlacedRows:
 
 
 @torch.inference_mode()
-def _logits(
-    model: CAMTL, data: RunData, task: str, sources: Sequence[list[int]], batch_size: int
+def head_logits(
+    model: CAMTL, data: RunData, task: str, sources: Sequence[Any], batch_size: int = 64
 ) -> Iterator[tuple[list[int], Tensor]]:
-    """Places of sources of like length, and their logits ``[b, S, C]``, float32, on the CPU."""
+    """Places of sources of like length, and their logits on the CPU, float32.
+
+    ``[b, C]``, or ``[b, S, C]`` of tokens.
+    """
     head, device = head_of(data.collection, task), next(model.eval().parameters()).device
     order = sorted(range(len(sources)), key=lambda place: len(sources[place]))
     for start in range(0, len(order), batch_size):

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.tasks.glue import TASKS, GlueTask
+from moe_tasks.tasks.glue_hub import HIGHEST, LOWEST
 from moe_tasks.training.files import write_text
 
-LOWEST, HIGHEST = 0.0, 5.0  # of STS-B's scores
 _NAMES = {"mnli": "MNLI-m", "mnli-mm": "MNLI-mm"}
 FILES = {name: f"{_NAMES.get(name, spec.folder)}.tsv" for name, spec in TASKS.items()}
 FILES["ax"] = "AX.tsv"  # the diagnostic set, which MNLI's head labels

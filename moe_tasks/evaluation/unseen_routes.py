@@ -1,8 +1,11 @@
 """The route of a task without examples: from what its prompt says, from its inputs without labels,
-or from the routes of training tasks."""
+or from the routes of training tasks. A conditional encoder takes the embedding of the training task
+whose route was taken, else the mean of all.
+"""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from moe_tasks.conditional.conditioned import Conditioned
 from moe_tasks.errors import UserError
 from moe_tasks.evaluation.zeroshot_config import RouteSource
 from moe_tasks.experts.convert import squeeze
@@ -77,7 +81,7 @@ class Placer:
         """
         model = self.model
         if not isinstance(model, TaskMoE):
-            return Placed(model.backbone, "none")
+            return self._dense(task, text, source)
         if task in model.task_names:
             return self._squeezed(model.routes()[model.task_id(task)], "own", task)
         if source == "auto":
@@ -94,6 +98,21 @@ class Placer:
             raw = vectors.representation.raw(vectors.context, list(inputs), [])
             vector = vectors.transformation(raw)
         return self._squeezed(model.route_of(vector), source)
+
+    def _dense(self, task: str, text: str, source: RouteSource) -> Placed:
+        """The one dense model; with conditional parts, as the task itself, the one with the nearest
+        prompt, or the mean of all training tasks."""
+        model = self.model
+        if not isinstance(model, Conditioned):
+            return Placed(model.backbone, "none")
+        known = task in model.task_names
+        like = task if known else self._nearest(text) if source == "nearest" else ""
+        kept = self._plain
+        if kept is None or kept[1] != like:
+            plain = model.conditioned(copy.deepcopy(model.backbone), like or None).eval()
+            found = "own" if known else "nearest" if like else "average"
+            self._plain = kept = (torch.empty(0), like, Placed(plain, found, like))
+        return kept[2]
 
     def _trained_for(self) -> RouteSource:
         if not self._fixed:
@@ -127,7 +146,6 @@ class Placer:
     @cached_property
     def _texts(self) -> tuple[PromptTaskVectors, Tensor]:
         """A source of prompt vectors, and those of the training tasks."""
-        assert isinstance(self.model, TaskMoE)
         source = self._source
         if not isinstance(source, PromptTaskVectors):
             source = PromptVectors().build(self.workspace.vector_context)
@@ -142,9 +160,11 @@ class Placer:
         assert isinstance(self.model, TaskMoE)
         # Soft routes of hard systems (average) are merged: `select` would take the strongest.
         mode = "merge" if source == "average" else self.model.selection.mode
+        like = placed_on if isinstance(self.model, Conditioned) else ""
         kept = self._plain
-        if kept is None or kept[1] != mode or not torch.equal(kept[0], route):
-            plain = squeeze(self.model.backbone, route, mode).eval()
-            kept = (route, mode, Placed(plain, source, "", tuple(route.argmax(-1).tolist())))
+        if kept is None or kept[1] != mode + like or not torch.equal(kept[0], route):
+            plain = squeeze(self.model.backbone, route, mode)
+            plain = self.model.conditioned(plain, like or None).eval()
+            kept = (route, mode + like, Placed(plain, source, "", tuple(route.argmax(-1).tolist())))
             self._plain = kept
         return replace(kept[2], source=source, placed_on=placed_on)

@@ -30,7 +30,7 @@ def block_of(parameters: Sequence[Tensor]) -> Tensor:
 
 
 class Blocks:
-    """Where a bank's parameters lie packed, by name, so that it need not be found out in every call.
+    """Where a bank's parameters lie packed, by name: found out once, not in every call.
 
     A copy of a bank starts without memories.
     """

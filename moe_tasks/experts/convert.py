@@ -127,8 +127,8 @@ def _add_noise(bank: ExpertBank, noise: float) -> None:
             parameter.add_(torch.randn_like(parameter), alpha=noise)
 
 
-def _named_as(cls: type, parent: type) -> type:
-    # The library finds layers, and what may not be split, by class name.
+def named_as(cls: type, parent: type) -> type:
+    """``cls`` under the name by which the library finds layers, and what may not be split."""
     cls.__name__, cls.__qualname__ = parent.__name__, parent.__qualname__
     cls.__module__ = parent.__module__
     return cls
@@ -159,7 +159,7 @@ def _routed_layer_class(parent: Any) -> type:
             with cache_places(self, route_plan.weights.shape[-1], 0):
                 return call()
 
-    return _named_as(Routed, parent)
+    return named_as(Routed, parent)
 
 
 @cache
@@ -182,7 +182,7 @@ def _routed_model_class(parent: Any) -> type:
                 kwargs["route_plan"] = plan.repeat_rows(expand_size)
             return ids, kwargs
 
-    return _named_as(Routed, parent)
+    return named_as(Routed, parent)
 
 
 def squeeze(model: PreTrainedModel, weights: Tensor, mode: Mode) -> PreTrainedModel:

@@ -93,7 +93,7 @@ class _GroupedLinear(_Function):
             grad_w, grad_b = _run_grads(x.contiguous(), grad_y, blocks, bias is not None)
             if for_p:
                 grad_p = inner(grad_w, route.compared(weights.parameters[0], weight))
-                if grad_b is not None:
+                if grad_b is not None and biases is not None:
                     grad_p += inner(grad_b, route.compared(biases.parameters[0], bias))
                 grad_p = _by_task(route, grad_p)
             if any(for_used):

@@ -8,8 +8,9 @@ from moe_tasks import config
 from moe_tasks.conditional.model import CAMTL
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.evaluation.heads import label_answers
-from moe_tasks.evaluation.submission import write_submission
+from moe_tasks.evaluation.submission import FILES, write_submission
 from moe_tasks.tasks.glue import GlueTasks
+from moe_tasks.tasks.glue_hub import read_glue_test
 from moe_tasks.tasks.glue_inputs import read_test_inputs
 from moe_tasks.tasks.tokens import encode_texts
 from moe_tasks.workspace import Workspace
@@ -36,7 +37,8 @@ def write_glue(workspace: Workspace, system: str, out: Path) -> list[Path]:
         listed = {s.part_of or name for name, s in systems.items() if s.train}
         raise UserError(f"unknown system {system!r}; {nearest(system, listed)}")
     data, found = workspace.data, {}
-    inputs = read_test_inputs(settings.path, separator=settings.separator)
+    learned = {task for name in names for task in workspace.tasks_of(name)}
+    inputs = _test_inputs(settings, [t for t in FILES if _HEADS.get(t, t) in learned])
     for name in names:
         model = workspace.model(name)
         assert isinstance(model, CAMTL)
@@ -46,3 +48,10 @@ def write_glue(workspace: Workspace, system: str, out: Path) -> list[Path]:
                 ids = encode_texts(data.tokenizer, texts, data.config.max_source)
                 found[task] = label_answers(model, data, head, ids)
     return write_submission(found, out)
+
+
+def _test_inputs(settings: GlueTasks, tasks: list[str]) -> dict[str, list[str]]:
+    """Inputs of the test files that are there, or of the hub's test splits of ``tasks``."""
+    if settings.path is None:
+        return read_glue_test(str(settings.hub), tasks, settings.separator)
+    return read_test_inputs(settings.path, separator=settings.separator)

@@ -16,7 +16,7 @@ from moe_tasks.errors import UserError, nearest
 from moe_tasks.tasks.base import Example, Split, Task, TaskCollection
 from moe_tasks.tasks.cache import content_hash
 from moe_tasks.tasks.raw_rows import HubRows, RawRow
-from moe_tasks.tasks.reading import BadRows, Row, cached_rows
+from moe_tasks.tasks.reading import BadRows, Row, cached_rows, make_example
 from moe_tasks.tasks.table_files import as_text
 
 SAMPLE = "full"
@@ -63,7 +63,8 @@ class Origin:
         return [self.task, self.split, self.place.name]
 
 
-Convert = Callable[[Origin, RawRow], tuple[Example, Details]]
+Made = tuple[Example, Details]
+Convert = Callable[[Origin, RawRow], Sequence[Made]]
 
 
 def assemble(
@@ -74,14 +75,16 @@ def assemble(
     key: Mapping[str, Any],
     cache_dir: str,
     bad: BadRows,
+    trained: Sequence[str] | None = None,
 ) -> DetailedCollection:
-    """The collection of ``tasks``, all of them trained on; its table from the cache if it is there.
+    """The collection of ``tasks``; its table from the cache if it is there.
 
     Args:
         origins: a task's follow each other.
         read: rows of a file.
-        convert: origin and raw row -> example and details; ``ValueError`` for a row without use.
+        convert: origin and raw row -> examples with details; ``ValueError`` for a row without use.
         key: what else decides the rows.
+        trained: tasks that are trained on; all if ``None``.
 
     Raises:
         UserError: something is missing or malformed; names file and line, or the hub's row.
@@ -109,13 +112,11 @@ def assemble(
         cache_dir, whole_key, rows, lambda: {"skipped": bad.skipped, "details": _columns(found)}
     )
     return DetailedCollection(
-        tasks, {"train": list(tasks)}, table, notes["skipped"], notes["details"]
+        tasks, {"train": list(trained or tasks)}, table, notes["skipped"], notes["details"]
     )
 
 
-def _examples(
-    origin: Origin, read: Read, convert: Convert, bad: BadRows
-) -> Iterator[tuple[Example, Details]]:
+def _examples(origin: Origin, read: Read, convert: Convert, bad: BadRows) -> Iterator[Made]:
     place, count = origin.place, 0
     rows = place.read(origin.split) if isinstance(place, HubRows) else read(place, bad)
     for row in rows:
@@ -124,8 +125,8 @@ def _examples(
         except ValueError as error:
             bad.reject_at(row.where, str(error))
             continue
-        count += 1
-        yield made
+        count += len(made)
+        yield from made
     if not count:
         where = place.path if isinstance(place, HubRows) else place
         raise UserError(f"{where}: no usable {origin.split} rows of {origin.task!r}")
@@ -167,6 +168,31 @@ def number_cell(columns: Mapping[str, Any], name: str) -> int:
     value = cell(columns, name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(f"{name!r} is {value!r:.60}; expected a whole number, 0 or more")
+    return value
+
+
+def labelled(
+    columns: Mapping[str, Any], texts: Sequence[str], labels: Sequence[str], separator: str
+) -> Example:
+    """An example of a classification task: texts joined, one of ``labels``.
+
+    A label is its text, true or false, or its number.
+    """
+    label = label_cell(cell(columns, "label"), labels)
+    return make_example(separator.join(text_cell(columns, n) for n in texts), [label], labels)
+
+
+def label_cell(value: Any, labels: Sequence[str]) -> str:
+    """The label that a value names, see :func:`labelled`; ``ValueError`` where it names none."""
+    if isinstance(value, bool):
+        value = str(value).lower()
+    if isinstance(value, int):
+        if not 0 <= value < len(labels):
+            reason = "a row without a label" if value == -1 else "outside the list of labels"
+            raise ValueError(f"'label' is {value}: {reason}; valid: 0 to {len(labels) - 1}")
+        return labels[value]
+    if value not in labels:
+        raise ValueError(f"'label' is {value!r:.60}; {nearest(str(value)[:60], labels)}")
     return value
 
 

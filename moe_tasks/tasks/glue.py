@@ -1,4 +1,4 @@
-"""``tasks=glue``: GLUE's official folder layout (Wang et al. 2019)."""
+"""``tasks=glue``: GLUE (Wang et al. 2019), its official folders or the hub's tables."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from moe_tasks.errors import UserError, nearest
 from moe_tasks.registry import register
 from moe_tasks.tasks.base import Example, Split, Task, TaskCollection
 from moe_tasks.tasks.cache import content_hash
+from moe_tasks.tasks.detailed import one_source
+from moe_tasks.tasks.glue_hub import read_glue
 from moe_tasks.tasks.reading import (
     BadRows,
     OnBadRow,
@@ -85,6 +87,7 @@ class GlueTasks:
 
     Attributes:
         path: the folder with ``CoLA/train.tsv``, ``CoLA/dev.tsv`` and so on.
+        hub: a data set of the hub with the same tasks as configurations, instead of ``path``.
         tasks: which of the nine (``cola``, ``sst-2``, ``mrpc``, ``sts-b``, ``qqp``, ``mnli``,
             ``qnli``, ``rte``, ``wnli``); those that are there when None.
         separator: between the texts of a pair; BERT's tokenizer reads this one as its own token.
@@ -92,12 +95,13 @@ class GlueTasks:
         max_bad_share: largest share of a task's rows that ``skip`` leaves out.
         cache_dir: where the table of rows is kept.
 
-    Every row is in the one sample ``full``. Where ``MNLI/dev_mismatched.tsv`` is there, ``mnli-mm``
-    has its rows, and no role: nothing trains on it. ``Task.features`` has ``labels`` in GLUE's
-    order, none for a regression, and ``head``, the task whose head scores it.
+    Every row is in the one sample ``full``. Where ``MNLI/dev_mismatched.tsv`` (or MNLI, on the hub)
+    is there, ``mnli-mm`` has its rows, and no role: nothing trains on it. ``Task.features`` has
+    ``labels`` in GLUE's order, none for a regression, and ``head``, the task whose head scores it.
     """
 
-    path: str
+    path: str | None = None
+    hub: str | None = None
     tasks: list[str] | None = None
     separator: str = " [SEP] "
     on_bad_row: OnBadRow = "error"
@@ -106,13 +110,17 @@ class GlueTasks:
 
     def __post_init__(self) -> None:
         check_share(self.max_bad_share)
+        one_source(self.path, self.hub)
 
     def build(self) -> TaskCollection:
         """Read, or find in the cache, all rows of the chosen tasks.
 
         Raises:
-            UserError: something is missing or malformed; names file and line, or key.
+            UserError: something is missing or malformed, or the hub cannot be reached; names file
+                and line, or key.
         """
+        if self.path is None:
+            return self._on_hub()
         root = existing_folder(self.path)
         names = self._chosen(root)
         files = _files(root, names)
@@ -129,6 +137,14 @@ class GlueTasks:
         )
         tasks = {name: _task(name) for name in dict.fromkeys(task for task, _ in files)}
         return TaskCollection(tasks, {"train": names}, [SAMPLE], rows, skipped)
+
+    def _on_hub(self) -> TaskCollection:
+        known = [name for name in TASKS if name != _MISMATCHED]
+        names = choose("task", self.tasks, known)
+        listed = [*names, *([_MISMATCHED] if "mnli" in names else [])]
+        bad = BadRows(self.on_bad_row, self.max_bad_share)
+        tasks = {name: _task(name) for name in listed}
+        return read_glue(str(self.hub), tasks, names, self.separator, self.cache_dir, bad)
 
     def _chosen(self, root: Path) -> list[str]:
         known = [name for name in TASKS if name != _MISMATCHED]

@@ -14,10 +14,10 @@ from typing import Any
 
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.registry import register
-from moe_tasks.tasks.base import Example, Split, Task
+from moe_tasks.tasks.base import Split, Task
 from moe_tasks.tasks.detailed import (
     DetailedCollection,
-    Details,
+    Made,
     Origin,
     assemble,
     cell,
@@ -157,7 +157,7 @@ def _maps(values: Sequence[Any]) -> Iterable[Mapping[str, Any]]:
     return values
 
 
-def _convert(origin: Origin, row: RawRow, separator: str) -> tuple[Example, Details]:
+def _convert(origin: Origin, row: RawRow, separator: str) -> list[Made]:
     columns = row.columns
     question = text_cell(columns, "question")
     answers = [as_text(answer, "answers").strip() for answer in list_cell(columns, "answers")]
@@ -177,7 +177,7 @@ def _convert(origin: Origin, row: RawRow, separator: str) -> tuple[Example, Deta
         answer = context[start : end + 1]
         start += len(answer) - len(answer.lstrip())
         details |= {"start": first + start, "end": first + start + len(answer.strip())}
-    return example, details
+    return [(example, details)]
 
 
 def _span(detected: Any) -> tuple[int, int] | None:

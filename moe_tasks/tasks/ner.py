@@ -16,12 +16,12 @@ from typing import Any
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.evaluation.entities import OUTSIDE, as_bio
 from moe_tasks.registry import register
-from moe_tasks.tasks.base import SPLITS, Example, Split, Task
+from moe_tasks.tasks.base import SPLITS, Split, Task
 from moe_tasks.tasks.cache import reading
 from moe_tasks.tasks.detailed import (
     SAMPLE,
     DetailedCollection,
-    Details,
+    Made,
     Origin,
     assemble,
     list_cell,
@@ -164,7 +164,7 @@ class _Converter:
         self._given = types
         self._seen: dict[str, set[str]] = {}
 
-    def __call__(self, origin: Origin, row: RawRow) -> tuple[Example, Details]:
+    def __call__(self, origin: Origin, row: RawRow) -> list[Made]:
         words = [as_text(word, "tokens") for word in list_cell(row.columns, "tokens")]
         tags = [as_text(tag, "tags") for tag in list_cell(row.columns, "tags")]
         if len(words) != len(tags):
@@ -173,7 +173,7 @@ class _Converter:
         example = make_example(" ".join(words), [" ".join(as_bio(tags))])
         if not all(words) or len(example.input.split(" ")) != len(words):
             raise ValueError("a word is empty or holds a blank")
-        return example, {}
+        return [(example, {})]
 
     def _check(self, origin: Origin, words: Sequence[str], tags: Sequence[str]) -> None:
         for word, tag in zip(words, tags, strict=True):

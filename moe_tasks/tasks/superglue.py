@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from moe_tasks.errors import UserError
 from moe_tasks.registry import register
@@ -15,9 +15,11 @@ from moe_tasks.tasks.base import Example, Split, Task
 from moe_tasks.tasks.detailed import (
     DetailedCollection,
     Details,
+    Made,
     Origin,
     assemble,
     check_files,
+    labelled,
     one_source,
 )
 from moe_tasks.tasks.json_lines import json_objects
@@ -43,7 +45,7 @@ class SuperGlueTask:
         metric: a registered metric; the mean where SuperGLUE has two.
         make: columns and separator -> example, for the others.
         flatten: an official line -> rows with the hub's columns.
-        head: what an encoder needs.
+        pairs: columns and separator -> a row per answer option, for choices among them.
     """
 
     folder: str
@@ -53,14 +55,16 @@ class SuperGlueTask:
     category: str = "question answering"
     make: Make | None = None
     flatten: Flatten = lambda columns: iter((columns,))
-    head: Literal["classification", "choice"] = "classification"
+    pairs: Callable[[rows.Columns, str], list[Made]] | None = None
 
-    def example(self, columns: rows.Columns, separator: str) -> tuple[Example, Details]:
-        """The example of a flat row; ``ValueError`` where it cannot be used."""
+    def examples(self, columns: rows.Columns, separator: str, pairs: bool) -> list[Made]:
+        """The examples of a flat row; ``ValueError`` where it cannot be used."""
+        if pairs and self.pairs is not None:
+            return self.pairs(columns, separator)
         if self.make is None:
-            return rows.labelled(columns, self.texts, self.labels, separator), {}
+            return [(labelled(columns, self.texts, self.labels, separator), {})]
         made = self.make(columns, separator)
-        return made if isinstance(made, tuple) else (made, {})
+        return [made if isinstance(made, tuple) else (made, {})]
 
 
 _NLI = ("premise", "hypothesis")
@@ -69,12 +73,21 @@ TASKS: dict[str, SuperGlueTask] = {
     "cb": SuperGlueTask(
         "CB", ("entailment", "contradiction", "neutral"), _NLI, "Macro-F1-and-ACC", "nli"
     ),
-    "copa": SuperGlueTask("COPA", (), category="multiple choice", make=rows.copa, head="choice"),
+    "copa": SuperGlueTask(
+        "COPA", (), category="multiple choice", make=rows.copa, pairs=rows.copa_pairs
+    ),
     "multirc": SuperGlueTask(
         "MultiRC", ("0", "1"), metric="F1-of-1", make=rows.multirc, flatten=rows.flat_multirc
     ),
     "record": SuperGlueTask(
-        "ReCoRD", (), (), "QA-F1-and-EM", "multiple choice", rows.record, rows.flat_record, "choice"
+        "ReCoRD",
+        (),
+        (),
+        "QA-F1-and-EM",
+        "multiple choice",
+        rows.record,
+        rows.flat_record,
+        rows.record_pairs,
     ),
     "rte": SuperGlueTask("RTE", ("entailment", "not_entailment"), _NLI, category="nli"),
     "wic": SuperGlueTask("WiC", texts=("word", "sentence1", "sentence2"), category="word sense"),
@@ -92,19 +105,23 @@ class SuperGlueTasks:
         hub: a data set of the hub with the same tasks as configurations, instead of ``path``.
         tasks: which of the eight (``boolq``, ``cb``, ``copa``, ``multirc``, ``record``, ``rte``,
             ``wic``, ``wsc``); those that are there when None.
+        pairs: whether COPA and ReCoRD are a row per answer option, right or not, as encoders with
+            heads learn them: the option with the highest score answers the question.
         separator: between texts; BERT's tokenizer reads this one as its own token.
         on_bad_row: ``error`` or ``skip``.
         max_bad_share: largest share of a task's rows that ``skip`` leaves out.
         cache_dir: where the table of rows is kept.
 
     Rows are in the one sample ``full``. ``Task.features["head_kind"]`` is ``classification``, with
-    ``labels``, or ``choice`` among a row's own options. ``details["group"]`` says which rows of
-    MultiRC belong to one question.
+    ``labels``, or ``choice`` among a row's own options; as pairs it has ``labels`` as well.
+    ``details["group"]`` says which rows of MultiRC, or which pairs, belong to one question, and of
+    pairs ``details`` has ``option``, and the question's ``answers``.
     """
 
     path: str | None = None
     hub: str | None = None
     tasks: list[str] | None = None
+    pairs: bool = False
     separator: str = " [SEP] "
     on_bad_row: OnBadRow = "error"
     max_bad_share: float = 0.01
@@ -122,10 +139,10 @@ class SuperGlueTasks:
                 and line, or key.
         """
         origins = self._on_hub() if self.path is None else _in_folder(self.path, self.tasks)
-        tasks = {o.task: _task(o.task) for o in origins}
+        tasks = {o.task: _task(o.task, self.pairs) for o in origins}
         bad = BadRows(self.on_bad_row, self.max_bad_share)
-        convert = partial(_convert, separator=self.separator)
-        key = {"superglue": list(tasks), "separator": self.separator}
+        convert = partial(_convert, separator=self.separator, pairs=self.pairs)
+        key = {"superglue": list(tasks), "separator": self.separator, "pairs": self.pairs}
         return assemble(tasks, origins, _read, convert, key, self.cache_dir, bad)
 
     def _on_hub(self) -> list[Origin]:
@@ -149,11 +166,12 @@ def _in_folder(path: str, wanted: list[str] | None) -> list[Origin]:
     return check_files(origins)
 
 
-def _task(name: str) -> Task:
+def _task(name: str, pairs: bool) -> Task:
     spec = TASKS[name]
-    features: dict[str, Any] = {"head_kind": spec.head}
-    if spec.labels:
-        features["labels"] = list(spec.labels)
+    features: dict[str, Any] = {"head_kind": "choice" if spec.pairs else "classification"}
+    labels = rows.NO_YES if spec.pairs and pairs else spec.labels
+    if labels:
+        features["labels"] = list(labels)
     return Task(name, spec.metric, spec.category, features=features)
 
 
@@ -166,5 +184,5 @@ def _read(path: Path, bad: BadRows) -> Iterable[RawRow]:
             bad.reject(path, line, str(error))
 
 
-def _convert(origin: Origin, row: RawRow, separator: str) -> tuple[Example, Details]:
-    return TASKS[origin.task].example(row.columns, separator)
+def _convert(origin: Origin, row: RawRow, separator: str, pairs: bool) -> list[Made]:
+    return TASKS[origin.task].examples(row.columns, separator, pairs)

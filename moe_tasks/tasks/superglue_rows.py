@@ -12,51 +12,66 @@ from typing import Any
 
 from moe_tasks.errors import nearest
 from moe_tasks.tasks.base import Example
-from moe_tasks.tasks.detailed import Details, cell, list_cell, number_cell, text_cell
+from moe_tasks.tasks.detailed import (
+    Details,
+    Made,
+    cell,
+    label_cell,
+    labelled,
+    list_cell,
+    number_cell,
+    text_cell,
+)
 from moe_tasks.tasks.reading import make_example
 
 Columns = Mapping[str, Any]
 PLACEHOLDER = "@placeholder"  # in ReCoRD's queries
+NO_YES = ("0", "1")  # labels of pairs of a question and one of its options
 _QUESTIONS = {"cause": "What was the cause?", "effect": "What happened as a result?"}
-
-
-def labelled(
-    columns: Columns, texts: Sequence[str], labels: Sequence[str], separator: str
-) -> Example:
-    """An example of a classification task: texts joined, one of ``labels``.
-
-    A label is its text, true or false, or its number.
-    """
-    label = _label(cell(columns, "label"), labels)
-    return make_example(separator.join(text_cell(columns, n) for n in texts), [label], labels)
-
-
-def _label(value: Any, labels: Sequence[str]) -> str:
-    if isinstance(value, bool):
-        value = str(value).lower()
-    if isinstance(value, int):
-        if not 0 <= value < len(labels):
-            reason = "a row without a label" if value == -1 else "outside the list of labels"
-            raise ValueError(f"'label' is {value}: {reason}; valid: 0 to {len(labels) - 1}")
-        return labels[value]
-    if value not in labels:
-        raise ValueError(f"'label' is {value!r:.60}; {nearest(str(value)[:60], labels)}")
-    return value
 
 
 def copa(columns: Columns, separator: str) -> Example:
     """COPA: the two alternatives are answer options."""
+    question, choices, right = _copa(columns)
+    return make_example(separator.join([text_cell(columns, "premise"), question]), [right], choices)
+
+
+def copa_pairs(columns: Columns, separator: str) -> list[Made]:
+    """COPA: premise and question with either alternative."""
+    question, choices, right = _copa(columns)
+    premise = text_cell(columns, "premise")
+    texts = [separator.join([premise, f"{question} {choice}"]) for choice in choices]
+    return _pairs(str(number_cell(columns, "idx")), texts, choices, [right])
+
+
+def _copa(columns: Columns) -> tuple[str, list[str], str]:
+    """Question, alternatives, and the right one."""
     choices = [text_cell(columns, "choice1"), text_cell(columns, "choice2")]
     kind = text_cell(columns, "question")
     if kind not in _QUESTIONS:
         raise ValueError(f"'question' is {kind!r:.60}; {nearest(kind[:60], _QUESTIONS)}")
-    right = choices[int(_label(cell(columns, "label"), ("0", "1")))]
-    question = separator.join([text_cell(columns, "premise"), _QUESTIONS[kind]])
-    return make_example(question, [right], choices)
+    return _QUESTIONS[kind], choices, choices[int(label_cell(cell(columns, "label"), ("0", "1")))]
 
 
 def record(columns: Columns, separator: str) -> Example:
     """ReCoRD: the passage's entities are answer options, one of which fills the placeholder."""
+    passage, query, entities, answers = _record(columns)
+    # Official scores accept answers that are no entity's text; options must be able to be right.
+    options = dict.fromkeys([*entities, *answers])
+    return make_example(separator.join([passage, query]), answers, list(options))
+
+
+def record_pairs(columns: Columns, separator: str) -> list[Made]:
+    """ReCoRD: the passage, and the query with each of its entities filled in."""
+    passage, query, entities, answers = _record(columns)
+    index = cell(columns, "idx")
+    group = f"{number_cell(index, 'passage')}/{number_cell(index, 'query')}"
+    texts = [separator.join([passage, query.replace(PLACEHOLDER, e)]) for e in entities]
+    return _pairs(group, texts, entities, answers)
+
+
+def _record(columns: Columns) -> tuple[str, str, list[str], list[str]]:
+    """Passage, query, entities and answers."""
     query = text_cell(columns, "query")
     if PLACEHOLDER not in query:
         raise ValueError(f"'query' {query!r:.60} has no {PLACEHOLDER}")
@@ -66,9 +81,23 @@ def record(columns: Columns, separator: str) -> Example:
     answers = [str(answer).strip() for answer in list_cell(columns, "answers")]
     if not answers:
         raise ValueError("'answers' is empty: a row without a label")
-    # Official scores accept answers that are no entity's text; options must be able to be right.
-    options = dict.fromkeys([*entities, *answers])
-    return make_example(separator.join([passage, query]), answers, list(options))
+    return passage, query, entities, answers
+
+
+def _pairs(
+    group: str, texts: Sequence[str], options: Sequence[str], answers: Sequence[str]
+) -> list[Made]:
+    """A question's options as rows that are right (``1``) or not, with what decides its score."""
+    if not options:
+        raise ValueError("no options to choose among")
+    facts = {"group": group, "answers": list(answers)}
+    return [
+        (
+            make_example(text, [NO_YES[option in answers]], NO_YES),
+            {**facts, "option": option},
+        )
+        for text, option in zip(texts, options, strict=True)
+    ]
 
 
 def multirc(columns: Columns, separator: str) -> tuple[Example, Details]:
@@ -136,4 +165,5 @@ def flat_record(columns: Columns) -> Iterator[Columns]:
             "query": cell(question, "query"),
             "entities": [text[start : end + 1] for start, end in places],
             "answers": [cell(answer, "text") for answer in list_cell(question, "answers")],
+            "idx": {"passage": columns.get("idx"), "query": question.get("idx")},
         }

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from moe_tasks.conditional.conditioned import conditioning_parameters
 from moe_tasks.conditional.config import ConditionalConfig
 from moe_tasks.conditional.freezing import freeze_layers, parameter_counts
-from moe_tasks.conditional.model import conditioning_parameters
 from moe_tasks.errors import UserError
 from tests.conditional.encoders import LENGTH, WIDTH, batch, conditional, encoder
 

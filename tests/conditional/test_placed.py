@@ -12,11 +12,13 @@ from torch import Tensor
 from moe_tasks import config
 from moe_tasks.conditional.config import ConditionalConfig
 from moe_tasks.conditional.heads import HeadConfig
+from moe_tasks.conditional.labels import head_configs
 from moe_tasks.conditional.model import CAMTL
 from moe_tasks.conditional.placed import PlacedRows, kind_of
 from moe_tasks.conditional.spans import SpanHead
 from moe_tasks.data import DataConfig, RunData
 from moe_tasks.errors import UserError
+from moe_tasks.evaluation.heads import scored_answers
 from moe_tasks.evaluation.metrics import score
 from moe_tasks.evaluation.places import span_answers, tag_answers
 from moe_tasks.tasks.tokens import collate
@@ -49,8 +51,8 @@ FILLER = "who met the poet in there ; his home was , " * 6
 CONTEXTS = {"New York": f"{FILLER}he lived in New York.", "1994": f"from 1994 {FILLER}"}
 
 
-def collection(name: str, root: Path) -> Any:
-    own = {"name": name, "path": str(root), "cache_dir": str(root / "cache")}
+def collection(name: str, root: Path, **keys: object) -> Any:
+    own = {"name": name, "path": str(root), "cache_dir": str(root / "cache"), **keys}
     return config.part("tasks", own).build()
 
 
@@ -161,7 +163,7 @@ def test_rows_of_classes_are_as_ever_and_choices_are_refused(tmp_path: Path) -> 
     (row,), (other,) = (data.collection.slice(t, "train", "full") for t in ("cb", "copa"))
     assert placed(data).targets([row])[0].tolist() == [2]
     assert placed(data).sources([row])[0].tolist() == data.tokens.sources([row])[0].tolist()
-    with pytest.raises(UserError, match="task 'copa' is a choice among options"):
+    with pytest.raises(UserError, match=r"'copa' is a choice among options.*set tasks\.pairs=true"):
         placed(data).targets([other])
 
 
@@ -173,3 +175,48 @@ def test_spans_need_their_places(mrqa: RunData) -> None:
     )
     with pytest.raises(UserError, match="answers as spans need a collection with places"):
         PlacedRows(bare, mrqa.tokens, mrqa.tokenizer, 40).sources([0])
+
+
+@pytest.fixture
+def choices(tmp_path: Path) -> RunData:
+    """Two questions of COPA and ReCoRD's, a row per option."""
+    other = {"premise": "the poet met", "choice1": "who", "choice2": "lived", "label": 0, "idx": 5}
+    for split in ("train", "val"):
+        first = {**LINES["COPA"], "choice1": "the poet", "choice2": "York"}
+        write(tmp_path, "COPA", first, {**first, **other}, split=split)
+        write(tmp_path, "ReCoRD", LINES["ReCoRD"], split=split)
+    return run_data(collection("superglue", tmp_path, pairs=True), tmp_path, 40)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "accepted"),
+    [
+        ("copa", [("the poet", "York"), ("who", "lived")], [["York"], ["who"]]),
+        ("record", [("Ann", "Bob Ray")] * 2, [["Bob Ray"], ["Ann"]]),
+    ],
+)
+def test_the_likeliest_option_answers_a_question(
+    task: str, options: list[tuple[str, str]], accepted: list[list[str]], choices: RunData
+) -> None:
+    assert kind_of(choices.collection, task) == "classification"
+    (head,) = head_configs(choices.collection, [task]).values()
+    assert (head.kind, head.num_labels) == ("classification", 2)
+    learner, rows = model(task, 2), choices.collection.slice(task, "dev", "full")
+    learner = CAMTL(learner.backbone, [task], {task: head}, learner.config, pooling="mean")
+    found, references = scored_answers(learner, choices, task, rows)
+    assert references == accepted
+    # Slowly: one row after the other.
+    chances = []
+    for row in rows:
+        ids = torch.tensor(choices.rows.sources([row])[0][None], dtype=torch.int64)
+        kinds = collate(choices.rows.sources([row]), [ids[0][:0].numpy()], 0, choices.sep_token_id)
+        logits = learner(
+            ids, token_type_ids=kinds["token_type_ids"], task_ids=torch.tensor([0])
+        ).logits[task]
+        chances.append(logits.softmax(-1)[0, 1].item())
+    best = [options[n][int(chances[2 * n + 1] > chances[2 * n])] for n in range(2)]
+    assert found == best
+    learn(learner, batch(choices, task)[1], lambda given: learner(**given).loss, 60)
+    found, references = scored_answers(learner, choices, task, rows)
+    assert [[answer] for answer in found] == accepted
+    assert score(choices.collection.task(task).metric, found, references) == 1

@@ -14,6 +14,8 @@ from moe_tasks.errors import UserError
 from moe_tasks.evaluation.glue import average
 from moe_tasks.evaluation.metrics import score
 from moe_tasks.tasks.base import Example, TaskCollection
+from moe_tasks.tasks.glue_hub import read_glue_test
+from tests.tasks.glue_tables import stand_in
 
 MNLI = "index\tgenre\tsentence1\tsentence2\tgold_label\n"
 FILES = {
@@ -133,3 +135,88 @@ def test_the_real_folder(shared: Path, tmp_path: Path) -> None:
         assert not task.features["labels"] or set(seen) == set(task.features["labels"])
         own = [row.outputs[0] for row in rows]
         assert score(task.metric, own, [[o] for o in own]) == pytest.approx(1.0)
+
+
+def from_hub(tmp_path: Path, **keys: object) -> TaskCollection:
+    own = {"name": "glue", "hub": "some/glue", "cache_dir": str(tmp_path / "cache"), **keys}
+    return config.part("tasks", own).build()
+
+
+def test_the_hubs_tables_are_the_folders_rows(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = stand_in(monkeypatch)
+    found = from_hub(tmp_path, tasks=["cola", "sts-b", "mnli", "qnli"])
+    assert found.roles["train"] == ("cola", "sts-b", "mnli", "qnli")
+    assert {split for table, split in asked if table == "mnli"} == {
+        "train", "validation_matched", "validation_mismatched",
+    }  # fmt: skip
+    scores = (root / "STS-B" / "dev.tsv").read_text().replace("0\n", "0.000\n")  # as GLUE has them
+    (root / "STS-B" / "dev.tsv").write_text(scores)
+    official = build(root)
+    for name in ("cola", "sts-b", "mnli", "mnli-mm"):
+        assert found.task(name) == official.task(name)
+        for split in ("train", "dev"):
+            if name == "mnli-mm" and split == "train":
+                assert not found.has_rows(name, split, "full")
+                continue
+            rows = official.examples(name, split, "full")
+            own = found.examples(name, split, "full")
+            assert own == rows[: len(own)], (name, split)
+            assert own
+    labels = ("entailment", "not_entailment")
+    assert found.examples("qnli", "dev", "full") == [
+        Example("Who? [SEP] No.", ("not_entailment",), labels)
+    ]
+    before = len(asked)
+    again = from_hub(tmp_path, tasks=["cola", "sts-b", "mnli", "qnli"])
+    assert again.examples("mnli-mm", "dev", "full") == found.examples("mnli-mm", "dev", "full")
+    assert len(asked) == before  # from the cache
+    assert tuple(from_hub(tmp_path, tasks=["qqp"]).tasks) == ("qqp",)
+
+
+HUB_MISTAKES = {
+    "hidden": ("cola", {"cola__train": [{"sentence": "x", "label": -1}]},
+               "some/glue/train:1: 'label' is -1: a row without a label"),
+    "hidden number": ("sts-b", {"stsb__train": [{"sentence1": "x", "sentence2": "y", "label": -1}]},
+                      "'label' is -1: a row without a label; valid: 0 to 5"),
+    "no number": ("sts-b", {"stsb__train": [{"sentence1": "x", "sentence2": "y", "label": "z"}]},
+                  "'label' is 'z'; expected a number"),
+    "column": ("mnli", {"mnli__train": [{"premise": "x", "hypotesis": "y", "label": 0}]},
+               "no 'hypothesis'; did you mean 'hypotesis'"),
+    "label": ("qqp", {"qqp__train": [{"question1": "x", "question2": "y", "label": 2}]},
+              "'label' is 2: outside the list of labels; valid: 0 to 1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HUB_MISTAKES)
+def test_a_wrong_table_is_one_message(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, changed, message = HUB_MISTAKES[name]
+    stand_in(monkeypatch, **changed)
+    with pytest.raises(UserError, match=message) as raised:
+        from_hub(tmp_path, tasks=[task])
+    assert "\n" not in str(raised.value)
+
+
+def test_one_source_of_rows(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"'path' \(a folder\) or 'hub'.*both are given"):
+        from_hub(tmp_path, path=str(tmp_path))
+    with pytest.raises(UserError, match=r"'path' \(a folder\) or 'hub'.*neither is given"):
+        from_hub(tmp_path, hub=None)
+    with pytest.raises(UserError, match=r"hub data set some/glue \(cola\), split train: ."):
+        from_hub(tmp_path, tasks=["cola"])  # which the tests cannot reach
+
+
+def test_test_splits_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch)
+    assert read_glue_test("some/glue", ["cola", "qqp", "mnli-mm", "ax"], "|") == {
+        "cola": ["Bill whistled."],
+        "qqp": ["Who?|"],  # a row without a text keeps its place
+        "mnli-mm": ["one|three"],
+        "ax": ["The cat.|A cat."],
+    }
+    stand_in(monkeypatch, ax__test=[{"premise": "x"}])
+    with pytest.raises(UserError, match=r"some/glue/test:1: no 'hypothesis'"):
+        read_glue_test("some/glue", ["ax"], "|")

@@ -71,6 +71,64 @@ def test_official_folders(tmp_path: Path) -> None:
     assert set(METRICS) == set(found.tasks)
 
 
+SO = "It fell. [SEP] What happened as a result?"
+PAIRS = {
+    "copa": [
+        (Example(f"{SO} Wind blew.", ("0",), ("0", "1")), "0", "Wind blew.", ["It broke."]),
+        (Example(f"{SO} It broke.", ("1",), ("0", "1")), "0", "It broke.", ["It broke."]),
+    ],
+    "record": [
+        (Example(f"{SAID} [SEP] Ann was hungry", ("0",), ("0", "1")), "0/0", "Ann", ["Bob Ray"]),
+        (Example(f"{SAID} [SEP] Bob Ray was hungry", ("1",), ("0", "1")), "0/0", "Bob Ray",
+         ["Bob Ray"]),
+        (Example(f"{SAID} [SEP] so was Ann", ("1",), ("0", "1")), "0/1", "Ann", ["Ann"]),
+        (Example(f"{SAID} [SEP] so was Bob Ray", ("0",), ("0", "1")), "0/1", "Bob Ray", ["Ann"]),
+    ],
+}  # fmt: skip
+
+
+def check_pairs(found: DetailedCollection) -> None:
+    for task, expected in PAIRS.items():
+        assert found.task(task).features == {"head_kind": "choice", "labels": ["0", "1"]}
+        assert found.examples(task, "dev", "full") == [row[0] for row in expected]
+        for number, name in enumerate(("group", "option", "answers"), 1):
+            assert list(found.of_rows(name, task, "dev")) == [row[number] for row in expected]
+    assert found.of_rows("group", "multirc", "dev") == ("4/7", "4/7", "4/8")
+    assert found.examples("boolq", "dev", "full") == EXPECTED["boolq"]
+
+
+def test_choices_as_pairs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row per option, of the official files and of the hub's tables."""
+    root = write_all(tmp_path / "superglue")
+    check_pairs(build(root, tmp_path / "cache", pairs=True))
+    check_pairs(build(root, tmp_path / "cache", pairs=True))  # from the cache
+    check(build(root, tmp_path / "cache"))  # which it is not taken for
+    load = lambda path, name, **others: datasets.Dataset.from_list(HUB[name])  # noqa: E731
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    check_pairs(build(None, tmp_path, hub="some/super_glue", pairs=True))
+
+
+@pytest.mark.parametrize(
+    ("task", "cells", "message"),
+    [
+        ("COPA", {"idx": None}, "no 'idx'"),
+        ("COPA", {"choice2": None}, "no 'choice2'; did you mean 'choice1'"),
+        ("COPA", {"label": 2}, "'label' is 2: outside the list"),
+        ("COPA", {"label": -1}, "'label' is -1: a row without a label"),
+        ("ReCoRD", {"qas": [{"query": "@placeholder", "answers": [{"text": "x"}]}]}, "no 'query'"),
+        ("ReCoRD", {"passage": {"text": "a b", "entities": []}}, "no options to choose among"),
+    ],
+)
+def test_a_pair_that_cannot_be_made_is_one_message(
+    task: str, cells: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    write(tmp_path, task, changed(task, **cells))
+    write(tmp_path, task, LINES[task], split="val")
+    with pytest.raises(UserError, match=rf"train\.jsonl:1: {message}") as raised:
+        build(tmp_path, tmp_path, pairs=True)
+    assert "\n" not in str(raised.value)
+
+
 def test_a_separator_of_its_own(tmp_path: Path) -> None:
     write(tmp_path, "RTE", LINES["RTE"])
     write(tmp_path, "RTE", LINES["RTE"], split="val")
