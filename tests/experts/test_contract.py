@@ -73,11 +73,16 @@ def test_perturbed_experts_differ_between_tasks(family: str) -> None:
 @seq2seq
 @pytest.mark.parametrize("num_beams", [1, 4])
 @pytest.mark.parametrize("selection", ["gumbel_st", "softmax"])
+@pytest.mark.parametrize("equally_many", [False, True])
 @torch.no_grad()
 def test_generation_is_the_same_cached_uncached_mixed_and_squeezed(
-    family: str, num_beams: int, selection: str
+    family: str, num_beams: int, selection: str, equally_many: bool
 ) -> None:
     data = without(batch(), "labels")
+    if equally_many:  # one task after the other, as evaluation has them
+        rows = [(data["task_ids"] == task).nonzero().flatten() for task in (0, 2)]
+        data = select_rows(data, torch.cat(rows))
+        assert data["task_ids"].tolist() == [0, 0, 0, 2, 2, 2]
     model = routed(family, selection=selection)
     options = {"num_beams": num_beams, "max_new_tokens": 8, "min_new_tokens": 8}
     cached = model.generate(**data, **options)

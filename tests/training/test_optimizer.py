@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from moe_tasks.engines.local import LocalEngine
 from moe_tasks.errors import UserError
+from moe_tasks.training.adamw import FusedAdamW, joined
 from moe_tasks.training.optimizer import build_optimizer, rate_factor, rates
 from tests.training import tiny
 
@@ -164,3 +165,65 @@ def test_a_summed_loss_has_the_mean_ones_gradient_times_the_targets() -> None:
     targets = sum(batch.targets for batch in batches)
     torch.testing.assert_close(grads["sum"][0], grads["mean"][0])  # always told per token
     torch.testing.assert_close(grads["sum"][1], grads["mean"][1] * targets)
+
+
+def _with_gradients(parameters: list[torch.nn.Parameter], present: list[int]) -> None:
+    for number, parameter in enumerate(parameters):
+        parameter.grad = torch.randn_like(parameter) if number in present else None
+
+
+def test_the_update_is_torchs_whoever_has_a_gradient() -> None:
+    torch.manual_seed(0)
+    ours, theirs = ([torch.nn.Parameter(torch.ones(3, 2) * n) for n in range(4)] for _ in "ab")
+    settings = {"lr": 0.1, "weight_decay": 0.2}
+    optimizer = FusedAdamW(ours, **settings)
+    reference = torch.optim.AdamW(theirs, **settings, fused=True)
+    divisor = torch.tensor(3.0)
+    for present in ([0, 1], [0, 1], [1, 2], [0, 1, 2], [], [2]):
+        _with_gradients(ours, present)
+        for mine, other in zip(ours, theirs, strict=True):
+            other.grad = None if mine.grad is None else mine.grad / divisor
+        optimizer.grad_scale = divisor
+        optimizer.step()
+        reference.step()
+    for mine, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(mine, other, rtol=1e-6)
+        assert optimizer.state.get(mine, {}).get("step") == reference.state.get(other, {}).get(
+            "step"
+        )
+    assert ours[3] not in optimizer.state
+    assert optimizer.grad_scale is None
+
+
+def test_restored_states_go_on() -> None:
+    torch.manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
+    optimizer = FusedAdamW(parameters, lr=0.1)
+    for present in ([0, 1], [0]):
+        _with_gradients(parameters, present)
+        optimizer.step()
+    states = {p: {k: v.clone() for k, v in s.items()} for p, s in optimizer.state.items()}
+    weights = [p.detach().clone() for p in parameters]
+    _with_gradients(parameters, [0, 1, 2])
+    optimizer.step()
+    expected = [p.detach().clone() for p in parameters]
+    with torch.no_grad():
+        for parameter, before in zip(parameters, weights, strict=True):
+            parameter.copy_(before)
+    optimizer.restore(states)
+    assert [int(optimizer.state[p]["step"]) for p in parameters[:2]] == [2, 1]
+    optimizer.step()  # the gradients are still there
+    assert all(map(torch.equal, parameters, expected))
+
+
+def test_joined_tensors_are_the_same_numbers() -> None:
+    block, other = torch.arange(24.0).view(4, 3, 2), torch.arange(5.0)
+    parts = [block[0], other, block[1], block[3], torch.tensor(7.0)]
+    flat = joined(parts)
+    assert [tensor.tolist() for tensor in flat] == [
+        list(range(12)),
+        list(range(5)),
+        list(range(18, 24)),
+        [7.0],
+    ]
+    assert flat[0].data_ptr() == block.data_ptr()
