@@ -78,7 +78,9 @@ class Published:
         wanted = {k.removeprefix(prefix): v for k, v in self.expected.items() if prefix in k}
         wanted["task_vecs"] = self.expected[f"grad_task_vecs_{tag}"]
         assert len(wanted) > 8
-        return {k: error(ours[published.our_name(k)].grad, v) for k, v in wanted.items()}
+        # A gradient that is all but zero (1.8e-6 beside others of 1) has no such digits in float32,
+        # and which it has differs between processors.
+        return {k: error(ours[published.our_name(k)].grad, v, 1e-4) for k, v in wanted.items()}
 
 
 @pytest.fixture(scope="module", params=FOLDERS)
