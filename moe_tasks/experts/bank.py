@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from moe_tasks.experts.block import Blocks, Versions, pack
-from moe_tasks.experts.grouped import grouped_linear, grouped_scale
 from moe_tasks.experts.merging import SelectParameters, merge
 from moe_tasks.experts.routed_layer import RouteSlot
 from moe_tasks.routing.plan import LayerRoute, Segment
@@ -148,75 +147,6 @@ class ExpertBank(nn.Module):
         return leaf
 
 
-class LinearBank(ExpertBank):
-    """m versions of an ``nn.Linear``."""
-
-    def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        biases = self.versions("bias") if self._has_bias else None
-        return grouped_linear(x, route, self.versions("weight"), biases)
-
-    def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
-        if decodes(x, route) and len(route.keys) <= len(self.here):
-            return self._decoded(x, route)
-        return self.selected_learning(x, route)
-
-    def _decoded(self, x: Tensor, route: LayerRoute) -> Tensor:
-        """One token of every row: rows stay, and their tasks' weights are laid out as they lie."""
-        device = x.device.type
-        if torch.is_autocast_enabled(device):
-            x = x.to(torch.get_autocast_dtype(device))
-        kept = route.kept.get(self)
-        if kept is None:
-            kept = route.kept[self] = [
-                route.chosen(self.versions(name).block.to(x.dtype))
-                for name in self.parameter_names()
-            ]
-        rows = x.view(len(route.keys), route.rows_each, -1)
-        weight, *bias = kept  # [T, out, in], [T, out]
-        y = torch.bmm(rows, weight.mT)
-        return (y + bias[0][:, None] if bias else y).view(len(x), 1, -1)
-
-    def merged(self, x: Tensor, route: LayerRoute) -> Tensor:
-        weight = merge(route.weights, self.stack("weight")).mT  # [T, in, out]
-        bias = merge(route.weights, self.stack("bias"))[:, None] if self._has_bias else None
-        x, parts = route.gather(x), []
-        for block in route.blocks:
-            tasks = slice(block.key, block.key + block.count)
-            rows = x[block.start : block.stop].reshape(block.count, -1, x.shape[-1])
-            if bias is None:
-                y = torch.bmm(rows, weight[tasks])
-            else:
-                y = torch.baddbmm(bias[tasks], rows, weight[tasks])
-            parts.append(y.view(-1, *x.shape[1:-1], y.shape[-1]))
-        return route.scatter(parts[0] if len(parts) == 1 else torch.cat(parts))
-
-
-class NormBank(ExpertBank):
-    """m versions of a norm whose output is ``normalised(x) * weight (+ bias)``."""
-
-    def pack(self) -> None:
-        super().pack()
-        neutral = copy.deepcopy(self.experts[0]).requires_grad_(False)
-        for name, parameter in neutral.named_parameters():
-            parameter.data = _neutral(name, parameter)
-        self._neutral = (neutral,)  # in a tuple, so that it is no sub-module
-
-    def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        biases = self.versions("bias") if self._has_bias else None
-        return grouped_scale(self._neutral[0](x), route, self.versions("weight"), biases)
-
-    def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
-        if not decodes(x, route):
-            return self.selected_learning(x, route)
-        kept = route.kept.get(self)
-        if kept is None:
-            names = ("weight", "bias") if self._has_bias else ("weight",)
-            blocks = [self.versions(name).block.to(x.dtype) for name in names]
-            kept = route.kept[self] = [b.index_select(0, route.row_key)[:, None] for b in blocks]
-        y, (weight, *bias) = self._neutral[0](x), kept  # [B, 1, D] each
-        return torch.addcmul(bias[0].to(y.dtype), y, weight.to(y.dtype)) if bias else y * weight
-
-
 def expert_distance(model: nn.Module) -> Tensor:
     """Sum over layers of the mean over pairs of experts of the summed L2 norms of their parameters'
     differences, scalar: the expert regularisation of 2205.12701's code."""
@@ -229,47 +159,6 @@ def expert_distance(model: nn.Module) -> Tensor:
                 norms = torch.stack([(stack[a] - stack[b]).norm() for a, b in pairs])
                 total = total.to(norms.device) + norms.mean()
     return total
-
-
-def make_bank(leaf: nn.Module, num_experts: int, slot: RouteSlot) -> ExpertBank:
-    """The fastest bank that fits ``leaf``."""
-    if isinstance(leaf, nn.Linear):
-        return LinearBank(leaf, num_experts, slot)
-    if is_affine_norm(leaf):
-        return NormBank(leaf, num_experts, slot)
-    return ExpertBank(leaf, num_experts, slot)
-
-
-@torch.no_grad()
-def is_affine_norm(leaf: nn.Module) -> bool:
-    """Whether ``leaf(x) == leaf(x; weight=1, bias=0) * weight + bias``, tried out.
-
-    Families differ in secret: Gemma's norm multiplies by ``1 + weight``.
-    """
-    parameters = dict(leaf.named_parameters())
-    if "weight" not in parameters or not set(parameters) <= {"weight", "bias"}:
-        return False
-    if any(p.dim() != 1 for p in parameters.values()):
-        return False
-    generator = torch.Generator().manual_seed(0)
-    some = {k: torch.rand(p.shape, generator=generator).to(p) + 0.5 for k, p in parameters.items()}
-    x = torch.randn(3, parameters["weight"].shape[0], generator=generator).to(parameters["weight"])
-    plain = functional_call(leaf, {k: _neutral(k, p) for k, p in parameters.items()}, (x,))
-    expected = plain * some["weight"] + some.get("bias", 0.0)
-    return torch.allclose(functional_call(leaf, some, (x,)), expected, rtol=1e-4, atol=1e-5)
-
-
-def _neutral(name: str, parameter: Tensor) -> Tensor:
-    return torch.ones_like(parameter) if name == "weight" else torch.zeros_like(parameter)
-
-
-def decodes(x: Tensor, route: LayerRoute) -> bool:
-    """Whether ``x [B, 1, D]`` is one position of rows that a cache holds in the batch's order.
-
-    A route's plan lives as long as one call of ``generate``, so what is kept with it is not stale.
-    """
-    one_position = x.dim() == 3 and x.shape[1] == 1
-    return one_position and route.rows_each > 0 and not torch.is_grad_enabled()
 
 
 def _by_segment(

@@ -20,7 +20,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from moe_tasks import registry
 from moe_tasks.errors import UserError, nearest
-from moe_tasks.experts.bank import ExpertBank, make_bank
+from moe_tasks.experts.bank import ExpertBank
+from moe_tasks.experts.leaf_banks import make_bank
 from moe_tasks.experts.routed_layer import LayerCall, RouteSlot, cache_places, call_routed
 from moe_tasks.routing.plan import Mode, RoutePlan
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from moe_tasks.experts.bank import ExpertBank, make_bank
+from moe_tasks.experts.bank import ExpertBank
 from moe_tasks.experts.block import block_of
+from moe_tasks.experts.leaf_banks import make_bank
 from moe_tasks.experts.routed_layer import RouteSlot
 from moe_tasks.routing.plan import RoutePlan
 

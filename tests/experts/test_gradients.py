@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from moe_tasks.experts.bank import NormBank, make_bank
+from moe_tasks.experts.leaf_banks import NormBank, make_bank
 from moe_tasks.experts.merging import merge
 from moe_tasks.experts.routed_layer import RouteSlot
 from moe_tasks.routing.plan import RoutePlan
