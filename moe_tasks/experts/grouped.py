@@ -1,4 +1,4 @@
-"""Linear layers and norms whose rows use different experts, with the ``merge_st`` router gradient.
+"""Linear layers whose rows use different experts, with the ``merge_st`` router gradient.
 
 The gradient with respect to the route is that of passing straight through parameter merging:
 ``dL/dp[t, e] = <dL/dW_t, W_e> + <dL/db_t, b_e>``, where ``dL/dW_t`` is summed over task t's rows.
@@ -22,10 +22,12 @@ from moe_tasks.routing.plan import Block, LayerRoute
 _PIECE = 4096
 
 
-class _Function(torch.autograd.Function):
+class GroupedFunction(torch.autograd.Function):
+    """With inputs for every expert in use, called without torch's look at each."""
+
     @classmethod
     def apply(cls, *args: Any) -> Any:  # type: ignore[override]
-        # torch's own looks at every argument on behalf of functorch, and experts make many.
+        # For functorch, which has no use for functions without ``setup_context`` anyway.
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
 
@@ -46,18 +48,18 @@ def _linear(x: Tensor, route: LayerRoute, weights: Versions, biases: Versions | 
     if not torch.is_grad_enabled():
         bias = None if biases is None else biases.block
         return route.scatter(_products(x, route.blocks, weights.block.mT, bias))
-    used = _used(route, weights, biases)
+    used = used_parameters(route, weights, biases)
     return route.scatter(_GroupedLinear.apply(x, route.weights, route, weights, biases, *used))
 
 
-def _used(route: LayerRoute, weights: Versions, biases: Versions | None) -> list[Tensor]:
+def used_parameters(route: LayerRoute, weights: Versions, biases: Versions | None) -> list[Tensor]:
     """Parameters of the experts in use, in the order of the segments, weights first."""
     keys = [segment.key for segment in route.segments]
     used = [weights.parameters[key] for key in keys]
     return used if biases is None else used + [biases.parameters[key] for key in keys]
 
 
-class _GroupedLinear(_Function):
+class _GroupedLinear(GroupedFunction):
     """Of grouped rows. Every product is written into its slice of the result.
 
     ``used`` are inputs for their gradients only; ``weights`` and ``biases``, of all experts, hold
@@ -95,16 +97,16 @@ class _GroupedLinear(_Function):
                 grad_p = inner(grad_w, route.compared(weights.parameters[0], weight))
                 if grad_b is not None and biases is not None:
                     grad_p += inner(grad_b, route.compared(biases.parameters[0], bias))
-                grad_p = _by_task(route, grad_p)
+                grad_p = by_task(route, grad_p)
             if any(for_used):
                 runs = route.runs_of_segments if for_p else None
-                grads = _of_segments(grad_w, runs, weight.dtype)
+                grads = of_segments(grad_w, runs, weight.dtype)
                 if grad_b is not None:
-                    grads += _of_segments(grad_b, runs, weight.dtype)
-        return grad_x, grad_p, None, None, None, *_wanted(grads, for_used)
+                    grads += of_segments(grad_b, runs, weight.dtype)
+        return grad_x, grad_p, None, None, None, *wanted_only(grads, for_used)
 
 
-def _wanted(grads: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
+def wanted_only(grads: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
     if all(wanted):
         return list(grads)
     return [grad if want else None for grad, want in zip(grads, wanted, strict=True)]
@@ -170,16 +172,23 @@ def _run_grads(
     return grad_w, grad_b
 
 
-def _of_segments(grads: Tensor, runs: Sequence[slice] | None, dtype: torch.dtype) -> list[Any]:
+def of_segments(grads: Tensor, runs: Sequence[slice] | None, dtype: torch.dtype) -> list[Any]:
     """Sums of ``grads [runs, ...]`` over each segment's runs (one, if ``None``)."""
     if grads.dtype != dtype:
         grads = grads.to(dtype)
     if runs is None or len(runs) == grads.shape[0]:
         return list(grads.unbind())
-    return [grads[run].sum(0) for run in runs]  # no views, which would keep all of ``grads``
+    sums = grads.new_empty(len(runs), *grads.shape[1:])  # next to each other, as ``joined`` likes
+    for total, run in zip(sums.unbind(), runs, strict=True):
+        first, *others = grads[run].unbind()
+        if not others:
+            total.copy_(first)
+        for place, other in enumerate(others):  # less than torch's sum takes
+            torch.add(total if place else first, other, out=total)
+    return list(sums.unbind())
 
 
-def _by_task(route: LayerRoute, by_run: Tensor) -> Tensor:
+def by_task(route: LayerRoute, by_run: Tensor) -> Tensor:
     """``[T, m]`` from ``[runs, m]``; a task has one run, or none."""
     if by_run.dtype != route.weights.dtype:
         by_run = by_run.to(route.weights.dtype)
@@ -206,69 +215,3 @@ def _pieces(length: int, size: int) -> int:
     """Into how many equal pieces a parameter is cut along its first dimension."""
     fitting = [n for n in range(1, length + 1) if length % n == 0 and size // n >= _PIECE]
     return max(fitting, default=1)
-
-
-def grouped_scale(
-    y: Tensor, route: LayerRoute, weights: Versions, biases: Versions | None
-) -> Tensor:
-    """``y [B, ..., D] * weight (+ bias)``, each row with those of the expert its task selected."""
-    kinds = (weights,) if biases is None else (weights, biases)
-    blocks = torch.stack([kind.block for kind in kinds])  # [1 or 2, m, D]
-    rows = blocks.index_select(1, route.row_key)
-    if y.dim() > 2:
-        rows = rows.view(*rows.shape[:2], *(1,) * (y.dim() - 2), -1)
-    if not torch.is_grad_enabled():
-        return _scaled(y, rows)
-    used, firsts = _used(route, weights, biases), [kind.parameters[0] for kind in kinds]
-    return _GroupedScale.apply(y, route.weights, route, blocks, rows, firsts, *used)  # type: ignore[return-value]
-
-
-class _GroupedScale(_Function):
-    """Of rows in any order, each with its ``rows [1 or 2, B, 1, ..., D]`` out of ``blocks``."""
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        y: Tensor,
-        p: Tensor,
-        route: LayerRoute,
-        blocks: Tensor,
-        rows: Tensor,
-        firsts: Sequence[Tensor],
-        *used: Tensor,
-    ) -> Tensor:
-        ctx.route, ctx.blocks, ctx.rows, ctx.firsts = route, blocks, rows, firsts
-        ctx.save_for_backward(y)
-        return _scaled(y, rows)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        (y,) = ctx.saved_tensors
-        route, blocks = ctx.route, ctx.blocks
-        for_y, for_p, _, _, _, _, *for_used = ctx.needs_input_grad
-        grad_y = grad * ctx.rows[0] if for_y else None
-        kinds = [_row_sums(grad * y), _row_sums(grad)][: blocks.shape[0]]
-        sums = torch.stack(kinds).to(blocks.dtype)  # [1 or 2, B, D]
-        grad_p = None
-        if for_p:
-            pairs = zip(ctx.firsts, blocks.unbind(), strict=True)
-            every = (
-                blocks
-                if route.everywhere is None
-                else torch.stack([route.compared(*pair) for pair in pairs])
-            )
-            by_row = torch.bmm(sums, every.mT).sum(0).to(route.weights.dtype)  # [B, m]
-            grad_p = route.rows_of_tasks.to(by_row.dtype) @ by_row
-        totals = route.rows_of_segments.to(sums.dtype) @ sums  # [1 or 2, segments, D]
-        grads = _wanted(totals.flatten(0, 1).unbind(), for_used)
-        return grad_y, grad_p, None, None, None, None, *grads
-
-
-def _scaled(y: Tensor, rows: Tensor) -> Tensor:
-    rows = rows.to(y.dtype)
-    return y * rows[0] if rows.shape[0] == 1 else torch.addcmul(rows[1], y, rows[0])
-
-
-def _row_sums(x: Tensor) -> Tensor:
-    """``[B, ..., D]`` to ``[B, D]``."""
-    return x.flatten(1, -2).sum(1) if x.dim() > 2 else x

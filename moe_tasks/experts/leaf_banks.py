@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from moe_tasks.experts.bank import ExpertBank
-from moe_tasks.experts.grouped import grouped_linear, grouped_scale
+from moe_tasks.experts.grouped import grouped_linear
+from moe_tasks.experts.grouped_norm import grouped_layer_norm, grouped_scale
 from moe_tasks.experts.merging import merge
 from moe_tasks.experts.routed_layer import RouteSlot
 from moe_tasks.routing.plan import LayerRoute
@@ -69,8 +70,12 @@ class NormBank(ExpertBank):
         self._neutral = (neutral,)  # in a tuple, so that it is no sub-module
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
+        weights = self.versions("weight")
         biases = self.versions("bias") if self._has_bias else None
-        return grouped_scale(self._neutral[0](x), route, self.versions("weight"), biases)
+        leaf = self._neutral[0]
+        if biases is not None and isinstance(leaf, nn.LayerNorm) and _goes_by_task(x, route, leaf):
+            return grouped_layer_norm(x, route, weights, biases, leaf.eps)
+        return grouped_scale(leaf(x), route, weights, biases)
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
         if not decodes(x, route):
@@ -82,6 +87,12 @@ class NormBank(ExpertBank):
             kept = route.kept[self] = [b.index_select(0, route.row_key)[:, None] for b in blocks]
         y, (weight, *bias) = self._neutral[0](x), kept  # [B, 1, D] each
         return torch.addcmul(bias[0].to(y.dtype), y, weight.to(y.dtype)) if bias else y * weight
+
+
+def _goes_by_task(x: Tensor, route: LayerRoute, leaf: nn.LayerNorm) -> bool:
+    """Whether rows are grouped, learn, and are what the library's kernel takes as they are."""
+    grouped = route.order is None and torch.is_grad_enabled()
+    return grouped and x.device.type == "cpu" and x.dtype == leaf.weight.dtype
 
 
 def make_bank(leaf: nn.Module, num_experts: int, slot: RouteSlot) -> ExpertBank:

@@ -1,0 +1,146 @@
+"""Norms whose rows use different experts, with the ``merge_st`` router gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_tasks.experts.block import Versions
+from moe_tasks.experts.grouped import (
+    GroupedFunction,
+    by_task,
+    inner,
+    of_segments,
+    used_parameters,
+    wanted_only,
+)
+from moe_tasks.routing.plan import LayerRoute
+
+
+def grouped_layer_norm(
+    x: Tensor, route: LayerRoute, weights: Versions, biases: Versions, eps: float
+) -> Tensor:
+    """LayerNorm of grouped rows ``x [B, ..., D]``, each with the expert its task selected.
+
+    Backward runs the library's kernel once per task, which on a CPU takes less than passes over all
+    rows; on a GPU the passes of :func:`grouped_scale` are fewer kernels.
+    """
+    used = used_parameters(route, weights, biases)
+    return _GroupedLayerNorm.apply(
+        x.contiguous(), route.weights, route, weights, biases, eps, *used
+    )
+
+
+class _GroupedLayerNorm(GroupedFunction):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: Tensor,
+        p: Tensor,
+        route: LayerRoute,
+        weights: Versions,
+        biases: Versions,
+        eps: float,
+        *used: Tensor,
+    ) -> Tensor:
+        y, mean, deviation = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
+        ctx.route, ctx.weights, ctx.biases = route, weights, biases
+        ctx.save_for_backward(x, mean, deviation)
+        rows = torch.stack([weights.block, biases.block]).index_select(1, route.row_key)
+        rows = rows.view(2, len(x), *(1,) * (x.dim() - 2), -1)  # [2, B, 1, ..., D]
+        return torch.addcmul(rows[1], y, rows[0], out=y)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        route, weights, biases = ctx.route, ctx.weights, ctx.biases
+        for_x, for_p, _, _, _, _, *for_used = ctx.needs_input_grad
+        weight, bias = weights.block, biases.block
+        saved, (grad_x, grad_w, grad_b) = ctx.saved_tensors, ([], [], [])
+        for run in route.task_segments:
+            rows, expert = slice(run.start, run.stop), route.keys[run.key]
+            x, mean, deviation = (tensor[rows] for tensor in saved)
+            found = torch.ops.aten.native_layer_norm_backward(
+                grad[rows].contiguous(), x, x.shape[-1:], mean, deviation, weight[expert],
+                bias[expert], [for_x, True, True],
+            )  # fmt: skip
+            for grads, one in zip((grad_x, grad_w, grad_b), found, strict=True):
+                grads.append(one)
+        of_weight, of_bias = torch.stack(grad_w), torch.stack(grad_b)  # [runs, D]
+        grad_p = None
+        if for_p:
+            grad_p = inner(of_weight, route.compared(weights.parameters[0], weight))
+            grad_p += inner(of_bias, route.compared(biases.parameters[0], bias))
+            grad_p = by_task(route, grad_p)
+        runs, dtype = route.runs_of_segments, weight.dtype
+        grads = of_segments(of_weight, runs, dtype) + of_segments(of_bias, runs, dtype)
+        grad_x = torch.cat(grad_x) if for_x else None
+        return grad_x, grad_p, None, None, None, None, *wanted_only(grads, for_used)
+
+
+def grouped_scale(
+    y: Tensor, route: LayerRoute, weights: Versions, biases: Versions | None
+) -> Tensor:
+    """``y [B, ..., D] * weight (+ bias)``, each row with those of the expert its task selected."""
+    kinds = (weights,) if biases is None else (weights, biases)
+    blocks = torch.stack([kind.block for kind in kinds])  # [1 or 2, m, D]
+    rows = blocks.index_select(1, route.row_key)
+    if y.dim() > 2:
+        rows = rows.view(*rows.shape[:2], *(1,) * (y.dim() - 2), -1)
+    if not torch.is_grad_enabled():
+        return _scaled(y, rows)
+    used, firsts = used_parameters(route, weights, biases), [kind.parameters[0] for kind in kinds]
+    return _GroupedScale.apply(y, route.weights, route, blocks, rows, firsts, *used)  # type: ignore[return-value]
+
+
+class _GroupedScale(GroupedFunction):
+    """Of rows in any order, each with its ``rows [1 or 2, B, 1, ..., D]`` out of ``blocks``."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        y: Tensor,
+        p: Tensor,
+        route: LayerRoute,
+        blocks: Tensor,
+        rows: Tensor,
+        firsts: Sequence[Tensor],
+        *used: Tensor,
+    ) -> Tensor:
+        ctx.route, ctx.blocks, ctx.rows, ctx.firsts = route, blocks, rows, firsts
+        ctx.save_for_backward(y)
+        return _scaled(y, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        (y,) = ctx.saved_tensors
+        route, blocks = ctx.route, ctx.blocks
+        for_y, for_p, _, _, _, _, *for_used = ctx.needs_input_grad
+        grad_y = grad * ctx.rows[0] if for_y else None
+        kinds = [_row_sums(grad * y), _row_sums(grad)][: blocks.shape[0]]
+        sums = torch.stack(kinds).to(blocks.dtype)  # [1 or 2, B, D]
+        grad_p = None
+        if for_p:
+            pairs = zip(ctx.firsts, blocks.unbind(), strict=True)
+            every = (
+                blocks
+                if route.everywhere is None
+                else torch.stack([route.compared(*pair) for pair in pairs])
+            )
+            by_row = torch.bmm(sums, every.mT).sum(0).to(route.weights.dtype)  # [B, m]
+            grad_p = route.rows_of_tasks.to(by_row.dtype) @ by_row
+        totals = route.rows_of_segments.to(sums.dtype) @ sums  # [1 or 2, segments, D]
+        grads = wanted_only(totals.flatten(0, 1).unbind(), for_used)
+        return grad_y, grad_p, None, None, None, None, *grads
+
+
+def _scaled(y: Tensor, rows: Tensor) -> Tensor:
+    rows = rows.to(y.dtype)
+    return y * rows[0] if rows.shape[0] == 1 else torch.addcmul(rows[1], y, rows[0])
+
+
+def _row_sums(x: Tensor) -> Tensor:
+    """``[B, ..., D]`` to ``[B, D]``."""
+    return x.flatten(1, -2).sum(1) if x.dim() > 2 else x
