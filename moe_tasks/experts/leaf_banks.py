@@ -24,25 +24,7 @@ class LinearBank(ExpertBank):
         return grouped_linear(x, route, self.versions("weight"), biases)
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
-        if decodes(x, route) and len(route.keys) <= len(self.here):
-            return self._decoded(x, route)
         return self.selected_learning(x, route)
-
-    def _decoded(self, x: Tensor, route: LayerRoute) -> Tensor:
-        """One token of every row: rows stay, and their tasks' weights are laid out as they lie."""
-        device = x.device.type
-        if torch.is_autocast_enabled(device):
-            x = x.to(torch.get_autocast_dtype(device))
-        kept = route.kept.get(self)
-        if kept is None:
-            kept = route.kept[self] = [
-                route.chosen(self.versions(name).block.to(x.dtype))
-                for name in self.parameter_names()
-            ]
-        rows = x.view(len(route.keys), route.rows_each, -1)
-        weight, *bias = kept  # [T, out, in], [T, out]
-        y = torch.bmm(rows, weight.mT)
-        return (y + bias[0][:, None] if bias else y).view(len(x), 1, -1)
 
     def merged(self, x: Tensor, route: LayerRoute) -> Tensor:
         weight = merge(route.weights, self.stack("weight")).mT  # [T, in, out]
@@ -78,7 +60,7 @@ class NormBank(ExpertBank):
         return grouped_scale(leaf(x), route, weights, biases)
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
-        if not decodes(x, route):
+        if not _decodes(x):
             return self.selected_learning(x, route)
         kept = route.kept.get(self)
         if kept is None:
@@ -127,10 +109,6 @@ def _neutral(name: str, parameter: Tensor) -> Tensor:
     return torch.ones_like(parameter) if name == "weight" else torch.zeros_like(parameter)
 
 
-def decodes(x: Tensor, route: LayerRoute) -> bool:
-    """Whether ``x [B, 1, D]`` is one position of rows that a cache holds in the batch's order.
-
-    A route's plan lives as long as one call of ``generate``, so what is kept with it is not stale.
-    """
-    one_position = x.dim() == 3 and x.shape[1] == 1
-    return one_position and route.rows_each > 0 and not torch.is_grad_enabled()
+def _decodes(x: Tensor) -> bool:
+    """Whether ``x [B, 1, D]`` is one position of rows that ``generate`` goes on with."""
+    return x.dim() == 3 and x.shape[1] == 1 and not torch.is_grad_enabled()

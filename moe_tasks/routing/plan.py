@@ -68,8 +68,6 @@ class LayerRoute:
             back; ``None`` where they lie so already.
         segments: runs of equal key of the grouped rows, one per key in use, in rising order.
         task_segments: runs of one task each; they refine ``segments``.
-        rows_each: rows of every task where the batch has equally many of each, one task after the
-            other; else 0.
         everywhere: where experts are spread over processes, in the backward pass of this layer, all
             m experts' versions of a parameter by the first one that is here.
     """
@@ -84,17 +82,15 @@ class LayerRoute:
     inverse: Tensor | None
     segments: tuple[Segment, ...]
     task_segments: tuple[Segment, ...]
-    rows_each: int = 0
     everywhere: Mapping[Tensor, Tensor] | None = None
 
     @cached_property
     def kept(self) -> dict[Any, list[Tensor]]:
-        """What decoding works out once and needs again for every token, by whoever keeps it."""
-        return {}
+        """What decoding works out once and needs again for every token, by whoever keeps it.
 
-    def chosen(self, block: Tensor) -> Tensor:
-        """Of ``block [m, ...]``, each task's version ``[T, ...]``, in the order of the batch."""
-        return block.index_select(0, torch.tensor(self.keys).to(block.device))
+        A plan lives as long as one call of ``generate``, so that nothing kept is stale.
+        """
+        return {}
 
     def compared(self, first: Tensor, own: Tensor) -> Tensor:
         """A parameter's versions ``[m, ...]``, with which the router's gradient compares.
@@ -164,7 +160,6 @@ class LayerRoute:
             row_key=self.row_key.index_select(0, self.order),
             order=None,
             inverse=None,
-            rows_each=0,
         )
 
     def first_rows(self) -> LayerRoute:
@@ -174,7 +169,6 @@ class LayerRoute:
             self,
             row_task=self.row_task.index_select(0, rows),
             row_key=self.row_key.index_select(0, rows),
-            rows_each=0,
             segments=segments_of([self.keys[segment.key] for segment in self.task_segments]),
             task_segments=segments_of([segment.key for segment in self.task_segments]),
         )
@@ -252,7 +246,7 @@ class RoutePlan:
         inverses, device_orders, device_keys, (device_tasks,) = host.to(weights.device).split(
             [num_layers, num_layers, num_layers, 1]
         )
-        layers, rows_each = [], _rows_each(row_task, num_tasks)
+        layers = []
         for index, (layer_keys, order) in enumerate(zip(keys, orders, strict=True)):
             in_place = order == list(range(len(row_task)))
             tasks = [row_task[row] for row in order]
@@ -268,7 +262,6 @@ class RoutePlan:
                     inverse=None if in_place else inverses[index],
                     segments=segments_of([layer_keys[task] for task in tasks]),
                     task_segments=segments_of(tasks),
-                    rows_each=rows_each,
                 )
             )
         return RoutePlan(tuple(layers), mode, gradient, weights, tuple(row_task))
@@ -277,12 +270,6 @@ class RoutePlan:
         """The plan of a batch whose rows each occur ``times`` in a row, as beams do."""
         rows = [task for task in self.row_task for _ in range(times)]
         return RoutePlan.build(self.weights, rows, self.mode, self.gradient)
-
-
-def _rows_each(row_task: Sequence[int], num_tasks: int) -> int:
-    rows, left = divmod(len(row_task), num_tasks)
-    in_order = all(task == row // rows for row, task in enumerate(row_task)) if rows else False
-    return rows if in_order and not left else 0
 
 
 def order_rows(row_task: Sequence[int], keys: Sequence[int]) -> list[int]:
