@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -10,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 
 def start(
@@ -48,3 +51,22 @@ def run(
     errors = [process.communicate(timeout=timeout)[1] for process in processes]
     assert [p.returncode for p in processes] == [0] * world, "\n".join(errors)[-6000:]
     return json.loads((folder / "results.json").read_text())
+
+
+def run_once(
+    name: str, cases: Sequence[str], factory: pytest.TempPathFactory, **options: Any
+) -> tuple[Path, dict[str, Any]]:
+    """``run`` in a folder ``name``, once for all workers of pytest-xdist; that folder too."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = base / name
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = folder / "done.json"
+        if not done.exists():
+            done.write_text("null")  # what fails for one fails for all
+            done.write_text(json.dumps(run(cases, folder, **options)))
+        results = json.loads(done.read_text())
+    assert results is not None, f"{name} failed in another worker"
+    return folder, results

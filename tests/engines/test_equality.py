@@ -17,7 +17,7 @@ CONTINUED = ("2-to-1", "1-to-2", "stage-0-to-2")
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     cases = (*TOGETHER, *CONTINUED, *EVALUATED, "evaluation-stopped", "out-of-memory")
-    return launching.run(cases, tmp_path_factory.mktemp("two"))
+    return launching.run_once("equality", cases, tmp_path_factory)[1]
 
 
 @pytest.mark.parametrize("case", TOGETHER)

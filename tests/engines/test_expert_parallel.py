@@ -52,18 +52,22 @@ def check_equal(found: dict[str, Any], case: str) -> None:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("two")
-    return launching.run((*TWO, *OTHERS), folder, module=WORKER)
+    return launching.run_once("spread", (*TWO, *OTHERS), tmp_path_factory, module=WORKER)[1]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("four")
+def four_and_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    return launching.run_once("spread-4", FOUR, tmp_path_factory, world=4, module=WORKER)
 
 
 @pytest.fixture(scope="module")
-def four(folder: Path) -> dict[str, Any]:
-    return launching.run(FOUR, folder, world=4, module=WORKER)
+def folder(four_and_folder: tuple[Path, dict[str, Any]]) -> Path:
+    return four_and_folder[0]
+
+
+@pytest.fixture(scope="module")
+def four(four_and_folder: tuple[Path, dict[str, Any]]) -> dict[str, Any]:
+    return four_and_folder[1]
 
 
 @pytest.mark.parametrize("case", TWO)
