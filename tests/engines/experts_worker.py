@@ -26,7 +26,8 @@ from moe_tasks.engines.base import backbone_of
 from moe_tasks.engines.config import EngineConfig, EngineMaker
 from moe_tasks.engines.local import LocalEngine
 from moe_tasks.errors import UserError
-from moe_tasks.experts import bank
+from moe_tasks.experts import leaf_banks
+from moe_tasks.experts.bank import ExpertBank
 from moe_tasks.experts.convert import named_layers
 from moe_tasks.model import TaskMoE
 from moe_tasks.multitask import DenseModel, MultiTaskModel
@@ -72,7 +73,7 @@ def _from_backbone(generic: bool) -> Callable[..., TaskMoE]:
     """``generic``: norms are taken for leaves that nothing is known of."""
     if not generic:
         return TaskMoE.from_backbone
-    return patch.object(bank, "is_affine_norm", lambda _: False)(TaskMoE.from_backbone)
+    return patch.object(leaf_banks, "is_affine_norm", lambda _: False)(TaskMoE.from_backbone)
 
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -234,7 +235,7 @@ def held(worker: Worker, family: str, change: str = "") -> dict[str, Any]:
             hidden.register_hook(lambda grad: count("backward"))
 
     for layer in layers:
-        first = next(m for m in layer.modules() if isinstance(m, bank.ExpertBank))
+        first = next(m for m in layer.modules() if isinstance(m, ExpertBank))
         first.register_forward_pre_hook(lambda *_: count("forward"))
         layer.register_forward_hook(after)
     made.fit()

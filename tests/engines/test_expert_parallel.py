@@ -22,7 +22,6 @@ TWO = (
     "equality:bart-merge_st-2-2",
     "equality:bart-unused-2-1",
     "equality:t5-exact-2-1",
-    "equality:t5-one-2-2",
     "equality:bart-exact-2-1-checkpointing",
     "equality:t5-merge_st-2-2-groups",
     "equality:bart-merge_st-2-1-few",

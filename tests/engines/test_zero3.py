@@ -49,7 +49,9 @@ def test_a_run_continues_in_another_layout(two: dict[str, Any], case: str) -> No
     assert two[case]["weights"] < 1e-5
 
 
-@pytest.mark.parametrize("other", ["stopped:t5-1-1", "stopped:t5-0-0"])
+@pytest.mark.parametrize(
+    "other", [pytest.param("stopped:t5-1-1", marks=pytest.mark.stress), "stopped:t5-0-0"]
+)
 def test_a_run_of_another_layout_continues(tmp_path: Path, other: str) -> None:
     found = launching.run([other, "continued:t5-1-3"], tmp_path, module=WORKER)
     assert found[other] == {"step": 8}
