@@ -16,18 +16,20 @@ from tests.engines import launching
 WORKER = "tests.engines.experts_worker"
 ROUTES = ("merge_st", "exact", "one", "unused")
 # Of two processes, in the normal suite: each kind of route, both families, both stages; beyond the
-# figures: recomputed activations, parts of batches, fewer rows than processes, frozen embeddings,
-# leaves that are neither linear nor a known norm, experts in a part of the layer only.
+# figures: recomputed activations, frozen embeddings, experts in a part of the layer only.
 TWO = (
     "equality:bart-merge_st-2-2",
     "equality:bart-unused-2-1",
     "equality:t5-exact-2-1",
     "equality:bart-exact-2-1-checkpointing",
+    "equality:bart-one-2-1-frozen",
+    "equality:bart-ffn-2-2",
+)
+# Parts of batches, fewer rows than processes, leaves that are neither linear nor a known norm.
+MORE = (
     "equality:t5-merge_st-2-2-groups",
     "equality:bart-merge_st-2-1-few",
-    "equality:bart-one-2-1-frozen",
     "equality:t5-generic-2-1",
-    "equality:bart-ffn-2-2",
 )
 OTHERS = ("probing:t5", "evaluated:bart-2-2", "refused")
 FOUR = ("equality:bart-merge_st-2-2", "equality:t5-unused-4-1", "stopped:t5-4-2")
@@ -129,6 +131,7 @@ def test_a_killed_process_ends_the_others(tmp_path: Path, world: int) -> None:
 @pytest.mark.parametrize(("world", "sizes"), [(2, (1, 2)), (4, (2, 4))])
 def test_all_layouts(tmp_path: Path, world: int, sizes: tuple[int, ...]) -> None:
     cases = _cases(sizes)
+    cases += MORE if world == 2 else ()
     found = launching.run(cases, tmp_path, world, module=WORKER, timeout=1800)
     for case in cases:
         check_equal(found[case], case)
