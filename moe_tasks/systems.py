@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -174,18 +174,21 @@ def build_system(
     categories: Sequence[str],
     parts: RoutingParts | None,
     seed: int,
+    make_dense: Callable[..., MultiTaskModel] = DenseModel,
+    make_moe: Callable[..., TaskMoE] = TaskMoE,
 ) -> MultiTaskModel:
     """The untrained model of a system around ``dense``, which it takes over.
 
     Args:
         tasks, categories: training tasks and the human category of each.
         parts: of a routed system; ``None`` makes a dense one.
+        make_dense, make_moe: with the arguments of the classes that they are by default.
     """
     torch.manual_seed(seed)
     if parts is None:
-        return DenseModel(dense, tasks)
+        return make_dense(dense, tasks)
     noise, vectors = parts.experts.noise, parts.vectors
-    model = TaskMoE(dense, tasks, parts.spec, noise=noise, task_vectors=vectors)
+    model = make_moe(dense, tasks, parts.spec, noise=noise, task_vectors=vectors)
     settle_routes(model, system, categories, parts, seed)
     return model
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from moe_tasks.conditional.routed import RoutedCAMTL
 from moe_tasks.conditional.seq2seq import ConditionalSeq2Seq, RoutedConditionalSeq2Seq
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.multitask import MultiTaskModel
-from moe_tasks.systems import RoutingParts, SystemConfig, settle_routes
+from moe_tasks.systems import RoutingParts, SystemConfig, build_system, settle_routes
 
 _ARRANGEMENTS = {
     "none": ConditionalConfig.none(),
@@ -102,16 +103,10 @@ def build_conditional(
 
     Args: as of :func:`~moe_tasks.systems.build_system`.
     """
-    torch.manual_seed(seed)
     conditional = arrangement(system.conditional)
-    if parts is None:
-        return ConditionalSeq2Seq(dense, tasks, conditional)
-    noise, vectors = parts.experts.noise, parts.vectors
-    model = RoutedConditionalSeq2Seq(
-        dense, tasks, parts.spec, conditional, noise=noise, task_vectors=vectors
-    )
-    settle_routes(model, system, categories, parts, seed)
-    return model
+    make_dense = partial(ConditionalSeq2Seq, config=conditional)
+    make_moe = partial(RoutedConditionalSeq2Seq, config=conditional)
+    return build_system(system, dense, tasks, categories, parts, seed, make_dense, make_moe)
 
 
 def check_conditional(system: SystemConfig, dense: PreTrainedModel, is_encoder: bool) -> None:

@@ -139,11 +139,8 @@ class LocalEngine:
 
     def _gradient_norm(self) -> torch.Tensor:
         grads = [p.grad for p in self._parameters if p.grad is not None]
-        of_one_kind = isinstance(self._optimizer, FusedAdamW)
-        if not of_one_kind or self.device.type != "cpu" or not all(map(_is_contiguous, grads)):
+        of_one_kind = isinstance(self._optimizer, FusedAdamW) and self.device.type == "cpu"
+        if not of_one_kind or not all(grad.is_contiguous() for grad in grads):
             return torch.nn.utils.get_total_norm(grads).to(self.device)
         flat = joined(grads)  # a third of the time of torch's norm
         return torch.stack([torch.dot(grad, grad) for grad in flat]).sum().sqrt()
-
-
-_is_contiguous = torch.Tensor.is_contiguous

@@ -60,15 +60,7 @@ class NormBank(ExpertBank):
         return grouped_scale(leaf(x), route, weights, biases)
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
-        if not _decodes(x):
-            return self.selected_learning(x, route)
-        kept = route.kept.get(self)
-        if kept is None:
-            names = ("weight", "bias") if self._has_bias else ("weight",)
-            blocks = [self.versions(name).block.to(x.dtype) for name in names]
-            kept = route.kept[self] = [b.index_select(0, route.row_key)[:, None] for b in blocks]
-        y, (weight, *bias) = self._neutral[0](x), kept  # [B, 1, D] each
-        return torch.addcmul(bias[0].to(y.dtype), y, weight.to(y.dtype)) if bias else y * weight
+        return self.selected_learning(x, route)
 
 
 def _goes_by_task(x: Tensor, route: LayerRoute, leaf: nn.LayerNorm) -> bool:
@@ -107,8 +99,3 @@ def is_affine_norm(leaf: nn.Module) -> bool:
 
 def _neutral(name: str, parameter: Tensor) -> Tensor:
     return torch.ones_like(parameter) if name == "weight" else torch.zeros_like(parameter)
-
-
-def _decodes(x: Tensor) -> bool:
-    """Whether ``x [B, 1, D]`` is one position of rows that ``generate`` goes on with."""
-    return x.dim() == 3 and x.shape[1] == 1 and not torch.is_grad_enabled()

@@ -84,14 +84,6 @@ class LayerRoute:
     task_segments: tuple[Segment, ...]
     everywhere: Mapping[Tensor, Tensor] | None = None
 
-    @cached_property
-    def kept(self) -> dict[Any, list[Tensor]]:
-        """What decoding works out once and needs again for every token, by whoever keeps it.
-
-        A plan lives as long as one call of ``generate``, so that nothing kept is stale.
-        """
-        return {}
-
     def compared(self, first: Tensor, own: Tensor) -> Tensor:
         """A parameter's versions ``[m, ...]``, with which the router's gradient compares.
 
