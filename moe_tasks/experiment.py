@@ -184,8 +184,10 @@ def _build(workspace: Workspace, name: str, system: SystemConfig) -> MultiTaskMo
         conditional = arrangement(system.conditional).conditional
         build = build_conditional if conditional else build_system
         return build(system, dense, tasks, categories, parts, seed)
-    heads = head_configs(workspace.collection, tasks)
-    return build_encoder(system, dense, heads, categories, parts, workspace.config.heads, seed)
+    config = workspace.config.heads
+    pools = workspace.training_pools(name) if config.standardize else None
+    heads = head_configs(workspace.collection, tasks, pools)
+    return build_encoder(system, dense, heads, categories, parts, config, seed)
 
 
 def _batches(workspace: Workspace, name: str, model: MultiTaskModel) -> Batches:

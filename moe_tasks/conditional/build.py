@@ -35,9 +35,13 @@ class HeadsConfig:
     """Attributes:
     pooling: what a row's head reads: the encoder's own ``pooler``, the ``mean`` of its states or
         the ``first``.
+    standardize: regressions learn their numbers' distance from the training rows' mean, in
+        standard deviations; as they are (published), GLUE's STS-B has ten times the loss of any
+        other task at the start. Predictions are in the labels' own unit either way.
     """
 
     pooling: Pooling = "pooler"
+    standardize: bool = False
 
 
 def arrangement(values: Mapping[str, Any]) -> ConditionalConfig:

@@ -21,8 +21,15 @@ class Head(LabelledHead):
     def forward(
         self, states: Tensor, pooled: Tensor, attention_mask: Tensor | None = None
     ) -> Tensor:
-        """``[B, S, D]`` and ``[B, D]`` to logits ``[B, C]``, or ``[B, S, C]`` of tokens."""
-        return self.linear(self.dropout(states if self.config.kind == "tokens" else pooled))
+        """``[B, S, D]`` and ``[B, D]`` to logits ``[B, C]``, or ``[B, S, C]`` of tokens.
+
+        That of a regression is the number itself, in the unit of its labels.
+        """
+        config = self.config
+        logits = self.linear(self.dropout(states if config.kind == "tokens" else pooled))
+        if (config.center, config.scale) == (0.0, 1.0):
+            return logits
+        return config.center + config.scale * logits.float()
 
     def losses(
         self, logits: Tensor, labels: Tensor, label_smoothing: float = 0.0
@@ -42,7 +49,7 @@ class Head(LabelledHead):
             known = ~targets.isnan() & (targets != IGNORED)
             self._check(known, targets, targets)
             errors = logits[:, 0] - targets.where(known, logits[:, 0].detach())
-            return errors.square(), known
+            return (errors / self.config.scale).square(), known
         targets = (labels if self.config.kind == "tokens" else labels[:, :1]).long()
         rows = logits if self.config.kind == "tokens" else logits[:, None]  # [B, T, C]
         if rows.shape[:-1] != targets.shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -21,16 +22,22 @@ class HeadConfig:
         kind: ``classification`` and ``regression`` read the pooled state, ``tokens`` each state,
             ``span`` each state as an answer's first and as its last token.
         num_labels: classes; 1 for regression, 2 for a span.
+        center, scale: of a regression: the number that the linear layer's 0 stands for, and how
+            much its 1 is. Its loss is in squared scales.
     """
 
     kind: Kind = "classification"
     num_labels: int = 2
+    center: float = 0.0
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.kind == "regression" and self.num_labels != 1:
             raise ValueError(f"'num_labels' is {self.num_labels}; a regression head has 1")
         if self.kind != "regression" and self.num_labels < 2:
             raise ValueError(f"'num_labels' is {self.num_labels}; a {self.kind} head has 2 or more")
+        if not (math.isfinite(self.center) and 0 < self.scale < math.inf):
+            raise ValueError(f"'center' {self.center} and 'scale' {self.scale} are no unit")
 
 
 class LabelledHead(nn.Module):

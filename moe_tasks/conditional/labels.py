@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy
 
@@ -60,21 +60,41 @@ def head_of(collection: TaskCollection, task: str) -> str:
     return collection.task(task).features.get("head", task)
 
 
-def head_configs(collection: TaskCollection, tasks: Sequence[str]) -> dict[str, HeadConfig]:
+def head_configs(
+    collection: TaskCollection,
+    tasks: Sequence[str],
+    pools: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, HeadConfig]:
     """The head of every task.
+
+    Args:
+        pools: task -> its training rows, from whose numbers' mean and in whose standard deviations
+            a regression learns; ``None`` leaves numbers as they are.
 
     Raises:
         UserError: a task without labels, or of a kind that no encoder learns here.
     """
-    return {task: _head_config(collection, task) for task in tasks}
+    return {
+        task: _head_config(collection, task, None if pools is None else pools[task])
+        for task in tasks
+    }
 
 
-def _head_config(collection: TaskCollection, task: str) -> HeadConfig:
+def _head_config(collection: TaskCollection, task: str, rows: Sequence[int] | None) -> HeadConfig:
     kind = kind_of(collection, task)
     if kind == "span":
         return HeadConfig(kind, 2)
     names = label_names(collection, task)
-    return HeadConfig("regression", 1) if kind == "regression" else HeadConfig(kind, len(names))
+    if kind != "regression":
+        return HeadConfig(kind, len(names))
+    return HeadConfig(kind, 1, *(_unit(collection, task, rows) if rows else ()))
+
+
+def _unit(collection: TaskCollection, task: str, rows: Sequence[int]) -> tuple[float, float]:
+    """Mean and standard deviation of the numbers of ``rows``; a deviation of 1 of equal ones."""
+    outputs = collection.rows[list(rows)]["outputs"]
+    numbers = numpy.array([_number_of(task, texts[0]) for texts in outputs])
+    return float(numbers.mean()), float(numbers.std()) or 1.0
 
 
 class LabelRows:
@@ -99,13 +119,18 @@ class LabelRows:
             names = label_names(self._collection, task)
             self._numbers[task] = {name: float(number) for number, name in enumerate(names)}
         known = self._numbers[task]
-        if label in known:
-            return known[label]
-        try:
-            value = math.nan if known else float(label)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            near = nearest(label, known) if known else "expected a number"
-            raise UserError(f"task {task!r}: label {label!r}; {near}")
-        return value
+        if not known:
+            return _number_of(task, label)
+        if label not in known:
+            raise UserError(f"task {task!r}: label {label!r}; {nearest(label, known)}")
+        return known[label]
+
+
+def _number_of(task: str, label: str) -> float:
+    try:
+        value = float(label)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UserError(f"task {task!r}: label {label!r}; expected a number")
+    return value
