@@ -111,6 +111,24 @@ def test_models_are_what_their_systems_say(finished: Path) -> None:
     assert not torch.equal(frozen, initial)
 
 
+def test_numbers_are_standardized_over_the_training_rows(
+    glue: Path, encoder: Path, tmp_path: Path
+) -> None:
+    chosen = values(glue, encoder, heads={"standardize": True})
+    run(tmp_path / "run", chosen, resume=False)
+    workspace = Workspace.open(tmp_path / "run")
+    model, data = workspace.model("multitask"), workspace.data
+    assert isinstance(model, CAMTL)
+    head = model.head_configs()["sts-b"]
+    numbers = torch.arange(24.0) % 6
+    assert head.center == pytest.approx(numbers.mean().item())
+    assert head.scale == pytest.approx(numbers.std(correction=0).item())
+    assert model.head_configs()["cola"].scale == 1.0
+    found = answers(model, data, "sts-b", data.collection.slice("sts-b", "dev", "full"))
+    mean = sum(map(float, found)) / len(found)
+    assert abs(mean - head.center) < head.scale / 2  # a plain head is still near 0
+
+
 def test_answers_are_the_heads_best_labels_row_by_row(finished: Path) -> None:
     workspace = Workspace.open(finished)
     model, data = workspace.model("camtl"), workspace.data

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moe_tasks.conditional.config import ConditionalConfig
-from moe_tasks.conditional.heads import HeadConfig
+from moe_tasks.conditional.heads import Head, HeadConfig
 from moe_tasks.conditional.model import CAMTL
 from moe_tasks.errors import UserError
-from tests.conditional.encoders import HEADS, LENGTH, batch, conditional, encoder, error
+from tests.conditional.encoders import HEADS, LENGTH, WIDTH, batch, conditional, encoder, error
 
 
 def test_each_kind_has_its_loss() -> None:
@@ -36,6 +36,28 @@ def test_each_kind_has_its_loss() -> None:
         assert error(output.losses[task], loss) < 1e-6, task
     assert error(output.loss, torch.stack(list(expected.values())).mean()) < 1e-6
     assert model(rows["input_ids"], task_ids=rows["task_ids"]).loss is None
+
+
+def test_a_number_is_learned_in_its_own_unit() -> None:
+    """The loss is that of a head of plain numbers which learns (label - center) / scale."""
+    model, rows = conditional(), batch()
+    plain, center, scale = model.head("likeness"), 2.5, 1.5
+    logits, labels = torch.randn(4, 1), torch.tensor([[0.0], [5.0], [2.5], [torch.nan]])
+    own = Head("likeness", HeadConfig("regression", 1, center, scale), WIDTH, 0.1)
+    expected, _ = plain.losses((logits - center) / scale, (labels - center) / scale)
+    losses, known = own.losses(logits, labels)
+    assert error(losses, expected) < 1e-6
+    assert known.tolist() == [True, True, True, False]
+    own.load_state_dict(plain.state_dict())
+    pooled = model(**rows).pooler_output
+    number, standard = (head.eval()(pooled[:, None], pooled) for head in (own, plain))
+    assert error(number, center + scale * standard) < 1e-6
+
+
+def test_units_are_checked() -> None:
+    for unit in ((0.0, 0.0), (float("nan"), 1.0), (0.0, -1.0), (0.0, float("inf"))):
+        with pytest.raises(ValueError, match="unit"):
+            HeadConfig("regression", 1, *unit)
 
 
 def test_rows_without_a_label_do_not_count() -> None:
