@@ -29,6 +29,7 @@ from moe_tasks.errors import UserError
 from moe_tasks.evaluation.cells import evaluate_unseen
 from moe_tasks.grid import run_grid
 from moe_tasks.multitask import MultiTaskModel
+from moe_tasks.run_config import RunConfig
 from moe_tasks.systems import SystemConfig, build_system
 from moe_tasks.tasks.uncertainty_sampling import UncertaintySampling
 from moe_tasks.training.callbacks import Callback, CollapseWarning, JsonLines
@@ -40,7 +41,7 @@ from moe_tasks.training.progress import GridProgress, ProgressDisplay
 from moe_tasks.training.snapshots import RouteSnapshots
 from moe_tasks.training.trainer import Trainer
 from moe_tasks.training.wandb_log import WandbLog
-from moe_tasks.workspace import RunConfig, Workspace
+from moe_tasks.workspace import Workspace
 
 
 def run(folder: Path, values: Mapping[str, Any], *, resume: bool) -> None:

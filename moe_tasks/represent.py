@@ -43,7 +43,8 @@ def job(folder: Path, values: dict[str, Any]) -> None:
 
 
 def _workspace(folder: Path, values: dict[str, Any]) -> Workspace:
-    from moe_tasks.workspace import RunConfig, Workspace
+    from moe_tasks.run_config import RunConfig
+    from moe_tasks.workspace import Workspace
 
     values["systems"] = {"direct": {"model": "dense", "train": False}}
     values["task_vectors"] = {"name": "learned"}  # the same weights serve any other

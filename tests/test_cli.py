@@ -185,6 +185,6 @@ def _made(folder: Path) -> Path:
 
 def test_values_here_and_in_conf_have_the_same_keys() -> None:
     """Guards tests.runs against configurations that the entry point would refuse."""
-    from moe_tasks.workspace import RunConfig
+    from moe_tasks.run_config import RunConfig
 
     assert RunConfig.parse(values(Path("anywhere"))).name == "test"

@@ -23,8 +23,9 @@ from moe_tasks.experiment import run
 from moe_tasks.exporting.kinds import write
 from moe_tasks.grid import RESULTS_FILE
 from moe_tasks.model import TaskMoE
+from moe_tasks.run_config import RunConfig
 from moe_tasks.training import trainer
-from moe_tasks.workspace import RunConfig, Workspace
+from moe_tasks.workspace import Workspace
 from tests.runs import values, write_tasks
 
 TRAIN = ("colour-a", "colour-b", "size-a", "size-b", "taste-a")

@@ -16,9 +16,9 @@ from moe_tasks.adaptation import Adapter
 from moe_tasks.errors import UserError
 from moe_tasks.evaluation.gain import relative_gain
 from moe_tasks.experiment import run
+from moe_tasks.run_config import RunConfig
 from moe_tasks.training import trainer
 from moe_tasks.training.checkpoint import CheckpointStore
-from moe_tasks.workspace import RunConfig
 from tests.runs import values, write_tasks
 
 

@@ -12,7 +12,7 @@ from moe_tasks import config
 from moe_tasks.cli import conf_dir
 from moe_tasks.conditional.build import arrangement
 from moe_tasks.conditional.config import ConditionalConfig
-from moe_tasks.workspace import RunConfig
+from moe_tasks.run_config import RunConfig
 
 
 def composed(*overrides: str) -> dict[str, Any]:

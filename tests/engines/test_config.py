@@ -10,7 +10,7 @@ from moe_tasks.config import from_mapping
 from moe_tasks.engines.config import EngineConfig, check_launch
 from moe_tasks.engines.local import LocalEngine
 from moe_tasks.errors import UserError
-from moe_tasks.workspace import RunConfig
+from moe_tasks.run_config import RunConfig
 
 LAUNCHED = {
     "RANK": "1", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "h", "MASTER_PORT": "1",

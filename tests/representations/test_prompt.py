@@ -17,8 +17,9 @@ from moe_tasks.representations.prompt import (
     PromptVectors,
 )
 from moe_tasks.representations.text import mean_encoder_states
+from moe_tasks.run_config import RunConfig
 from moe_tasks.systems import build_system
-from moe_tasks.workspace import RunConfig, Workspace
+from moe_tasks.workspace import Workspace
 from tests.runs import values, write_tasks
 from tests.zeroshot_runs import run_values, write_prompted
 
