@@ -121,9 +121,9 @@ class ExpertBank(nn.Module):
         experts = self._modules["experts"]._modules.values()  # type: ignore[union-attr]
         return [expert._parameters[name] for expert in experts]  # type: ignore[misc,union-attr]  # five times as fast, and called for every leaf
 
-    def versions(self, name: str) -> Versions:
+    def versions(self, name: str, route: LayerRoute) -> Versions:
         """The same, for the functions of :mod:`moe_tasks.experts.grouped`."""
-        return Versions(name, self.stack(name), self._blocks)
+        return Versions(name, self.stack, self._blocks, route.memory)
 
     def _expert(self, key: int) -> nn.Module:
         return self.experts[self.here[key]]

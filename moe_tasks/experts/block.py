@@ -5,7 +5,9 @@ Each version stays a parameter of its own; only its numbers lie next to the othe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,15 +56,36 @@ class Blocks:
 
 
 class Versions:
-    """All m versions of a parameter."""
+    """All m versions of a parameter.
 
-    def __init__(self, name: str, parameters: Sequence[Tensor], blocks: Blocks) -> None:
-        self.parameters, self._name, self._blocks = parameters, name, blocks
+    Args:
+        stack: gives them by their name.
+        memory: of a call during which they do not move, blocks that it has looked up.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        stack: Callable[[str], Sequence[Tensor]],
+        blocks: Blocks,
+        memory: dict[Any, Tensor] | None,
+    ) -> None:
+        self._name, self._stack, self._blocks, self._memory = name, stack, blocks, memory
+
+    @cached_property
+    def parameters(self) -> Sequence[Tensor]:
+        return self._stack(self._name)
 
     @property
     def block(self) -> Tensor:
         """Their numbers ``[m, ...]`` as they are now, without gradient."""
-        return self._blocks.of(self._name, self.parameters)
+        key, memory = (self._blocks, self._name), self._memory
+        if memory is not None and key in memory:
+            return memory[key]
+        block = self._blocks.of(self._name, self.parameters)
+        if memory is not None and block.data_ptr() == self.parameters[0].data_ptr():
+            memory[key] = block  # a copy would have to be kept for every layer
+        return block
 
 
 def _packed(parameters: Sequence[Tensor]) -> Tensor | None:

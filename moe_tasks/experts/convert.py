@@ -179,8 +179,9 @@ def _routed_model_class(parent: Any) -> type:
         ) -> tuple[Tensor, dict[str, Any]]:
             plan = kwargs.get("route_plan")
             ids, kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)
-            if plan is not None and expand_size > 1:
-                kwargs["route_plan"] = plan.repeat_rows(expand_size)
+            if plan is not None:
+                plan = plan.repeat_rows(expand_size) if expand_size > 1 else plan
+                kwargs["route_plan"] = plan.generating()
             return ids, kwargs
 
     return named_as(Routed, parent)

@@ -20,6 +20,8 @@ from moe_tasks.routing.plan import Block, LayerRoute
 
 # Numbers of a parameter that are compared at a time: experts' and tasks' pieces stay in cache.
 _PIECE = 4096
+# Up to so many rows of a task, a CPU multiplies in half the time if the weights come first.
+_FEW = 4
 
 
 class GroupedFunction(torch.autograd.Function):
@@ -130,6 +132,8 @@ def _product(
     rows: Tensor, block: Block, matrices: Tensor, bias: Tensor | None, out: Tensor | None = None
 ) -> Tensor:
     """``rows [count, N, in]`` to ``[count, N, out]``."""
+    if rows.shape[1] <= _FEW and rows.device.type == "cpu" and matrices.mT.is_contiguous():
+        return _product_of_few(rows, block, matrices.mT, bias, out)
     if block.count == 1:  # an ordinary product is faster than a batch of one
         out = None if out is None else out[0]
         if bias is None:
@@ -141,6 +145,18 @@ def _product(
     if bias is None:
         return torch.bmm(rows, matrices, out=out)
     return torch.baddbmm(bias[:, None], rows, matrices, out=out)
+
+
+def _product_of_few(
+    rows: Tensor, block: Block, weights: Tensor, bias: Tensor | None, out: Tensor | None
+) -> Tensor:
+    """The same with ``weights [m, out, in]`` first, as when tokens are decoded one by one."""
+    experts = slice(block.key, block.key + block.count)
+    if bias is None:
+        y = torch.bmm(weights[experts], rows.mT).mT
+    else:
+        y = torch.baddbmm(bias[experts, :, None], weights[experts], rows.mT).mT
+    return y.contiguous() if out is None else out.copy_(y)
 
 
 def _rows(x: Tensor, block: Block) -> Tensor:

@@ -20,8 +20,8 @@ class LinearBank(ExpertBank):
     """m versions of an ``nn.Linear``."""
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        biases = self.versions("bias") if self._has_bias else None
-        return grouped_linear(x, route, self.versions("weight"), biases)
+        biases = self.versions("bias", route) if self._has_bias else None
+        return grouped_linear(x, route, self.versions("weight", route), biases)
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
         return self.selected_learning(x, route)
@@ -52,8 +52,8 @@ class NormBank(ExpertBank):
         self._neutral = (neutral,)  # in a tuple, so that it is no sub-module
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        weights = self.versions("weight")
-        biases = self.versions("bias") if self._has_bias else None
+        weights = self.versions("weight", route)
+        biases = self.versions("bias", route) if self._has_bias else None
         leaf = self._neutral[0]
         if biases is not None and isinstance(leaf, nn.LayerNorm) and _goes_by_task(x, route, leaf):
             return grouped_layer_norm(x, route, weights, biases, leaf.eps)

@@ -70,6 +70,7 @@ class LayerRoute:
         task_segments: runs of one task each; they refine ``segments``.
         everywhere: where experts are spread over processes, in the backward pass of this layer, all
             m experts' versions of a parameter by the first one that is here.
+        memory: while tokens are generated, where the layer's parameters lie; they do not move.
     """
 
     mode: Mode
@@ -83,6 +84,7 @@ class LayerRoute:
     segments: tuple[Segment, ...]
     task_segments: tuple[Segment, ...]
     everywhere: Mapping[Tensor, Tensor] | None = None
+    memory: dict[Any, Tensor] | None = None
 
     def compared(self, first: Tensor, own: Tensor) -> Tensor:
         """A parameter's versions ``[m, ...]``, with which the router's gradient compares.
@@ -262,6 +264,11 @@ class RoutePlan:
         """The plan of a batch whose rows each occur ``times`` in a row, as beams do."""
         rows = [task for task in self.row_task for _ in range(times)]
         return RoutePlan.build(self.weights, rows, self.mode, self.gradient)
+
+    def generating(self) -> RoutePlan:
+        """The same for a call that generates, in which a layer runs once per token."""
+        layers = tuple(dataclasses.replace(layer, memory={}) for layer in self.layers)
+        return dataclasses.replace(self, layers=layers)
 
 
 def order_rows(row_task: Sequence[int], keys: Sequence[int]) -> list[int]:

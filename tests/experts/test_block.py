@@ -96,6 +96,49 @@ def test_a_parameter_changed_alone_changes_its_block() -> None:
     assert torch.equal(block, torch.stack(bank.stack("weight")))
 
 
+@torch.no_grad()
+def generated(bank: ExpertBank, x: Tensor, tokens: int) -> list[Tensor]:
+    """Outputs for each of so many tokens ``x [B, 1, D]``, as one call of ``generate`` makes them."""
+    routes = nn.functional.one_hot(EXPERTS, M).float()[None]
+    bank.slot.route = RoutePlan.build(routes, ROWS, "select").generating().layers[0]
+    outputs = [bank(x) for _ in range(tokens)]
+    bank.slot.route = None
+    return outputs
+
+
+@torch.no_grad()
+def one_by_one(bank: ExpertBank, x: Tensor) -> Tensor:
+    """Row by row through the expert's own module."""
+    experts = [bank.experts[int(EXPERTS[task])] for task in ROWS]
+    return torch.stack([expert(row) for expert, row in zip(experts, x, strict=True)])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("positions", [1, 2, 3, 7])  # the first few are multiplied another way
+def test_few_rows_go_through_their_experts(positions: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    bank = make_bank(nn.Linear(6, 5, bias=bias), M, RouteSlot())
+    for parameter in bank.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(len(ROWS), positions, 6)
+    for output in generated(bank, x, 2):
+        torch.testing.assert_close(output, one_by_one(bank, x))
+
+
+@pytest.mark.parametrize("change", [moved, one_moved], ids=["moved", "one moved"])
+def test_each_call_looks_anew_where_parameters_lie(
+    change: Callable[[ExpertBank], ExpertBank],
+) -> None:
+    bank, x = bank_of_experts(), torch.randn(len(ROWS), 1, 6)
+    generated(bank, x, 2)
+    change(bank)
+    with torch.no_grad():
+        for parameter in bank.parameters():
+            parameter.add_(1.0)
+    for output in generated(bank, x, 2):
+        torch.testing.assert_close(output, one_by_one(bank, x))
+
+
 def test_keeping_some_experts_packs_them() -> None:
     bank = bank_of_experts()
     expected = [bank.stack("weight")[e].detach().clone() for e in (0, 3)]
