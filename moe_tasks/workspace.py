@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,6 +61,8 @@ class Workspace:
     def claim(self, values: Mapping[str, Any], resume: bool) -> None:
         """Write the configuration into a new run folder, or check it against an older run's.
 
+        A key that the older run does not name, because it is newer, had its default.
+
         Raises:
             UserError: the folder already holds a run and ``resume`` is off, or holds one of
                 another configuration.
@@ -78,8 +80,8 @@ class Workspace:
                 f"{self.folder} already holds a run; continue it with resume=auto, or choose "
                 "another run_dir"
             )
-        then = yaml.safe_load(file.read_text(encoding="utf-8"))
-        changed = _differences(then, yaml.safe_load(text))
+        then = Workspace.open(self.folder).config
+        changed = _differences(asdict(then), asdict(self.config))
         if changed:
             raise UserError(
                 f"{self.folder} holds a run of another configuration: {'; '.join(changed[:4])}. "

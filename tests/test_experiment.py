@@ -98,6 +98,19 @@ def test_another_configuration_is_refused_by_key(finished: Path, tasks: Path) ->
         run(finished, changed, resume=True)
 
 
+def test_a_run_from_before_a_key_existed_had_its_default(finished: Path, tasks: Path) -> None:
+    file = finished / "config.yaml"
+    text, named = file.read_text(), values(tasks)
+    try:
+        named["training"] = {**named["training"], "label_smoothing": 0.0}
+        run(finished, named, resume=True)
+        named["training"]["label_smoothing"] = 0.1
+        with pytest.raises(UserError, match=r"label_smoothing was 0\.0 and is 0\.1"):
+            run(finished, named, resume=True)
+    finally:
+        file.write_text(text)
+
+
 def test_a_stopped_training_continues_to_the_same_result(
     finished: Path, tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
