@@ -22,6 +22,7 @@ from moe_tasks.evaluation.baseline import chance_score, majority_score
 from moe_tasks.evaluation.grid import Grid, broken, markdown, rich_table
 from moe_tasks.evaluation.heads import scored_answers
 from moe_tasks.evaluation.scores import Score, task_means
+from moe_tasks.registry import lookup
 from moe_tasks.results import write_facts, write_pictures, write_scores
 from moe_tasks.tasks.base import Split
 from moe_tasks.training.files import write_text
@@ -56,18 +57,25 @@ class Cost:
 def write(workspace: Workspace) -> None:
     """``train_scores.csv``, ``systems.json``, ``summary.md``, and the tables on the screen."""
     scores: list[Score] = []
+    parts: list[Score] = []
     costs: dict[str, Cost] = {}
     for name, system in workspace.config.systems.items():
         if not system.train:
             continue
         model, listed = workspace.model(name), system.part_of or name
         assert isinstance(model, CAMTL)
-        scores += _scores(workspace, model, listed)
+        found = _scores(workspace, model, listed)
+        scores += found[0]
+        parts += found[1]
         costs.setdefault(listed, Cost()).add(_cost(workspace, name, model))
     folder, split = workspace.folder, _split(workspace)
     write_scores(folder / TRAIN_SCORES, scores)
     encoder = load_dense(workspace.initial_folder(1)).num_parameters()
-    facts = {"encoder": encoder, "systems": {name: asdict(cost) for name, cost in costs.items()}}
+    facts = {
+        "encoder": encoder,
+        "systems": {name: asdict(cost) for name, cost in costs.items()},
+        "parts": [[part.system, part.task, part.metric, part.score] for part in parts],
+    }
     write_text(folder / SYSTEMS_FILE, json.dumps(facts, indent=1) + "\n")
     grids = [
         _score_grid(workspace, task_means(scores, split), split),
@@ -91,16 +99,21 @@ def _split(workspace: Workspace) -> Split:
     return "test" if have else "dev"
 
 
-def _scores(workspace: Workspace, model: CAMTL, listed: str) -> list[Score]:
-    collection, split, scores = workspace.collection, _split(workspace), []
+def _scores(workspace: Workspace, model: CAMTL, listed: str) -> tuple[list[Score], list[Score]]:
+    """A model's score for every task, and for a mean of several metrics those of each."""
+    collection, split = workspace.collection, _split(workspace)
+    scores: list[Score] = []
+    parts: list[Score] = []
     for name, task in collection.tasks.items():
         if head_of(collection, name) not in model.task_names:
             continue
         rows = collection.slice(name, split, collection.samples[0])
         found, accepted = scored_answers(model, workspace.data, name, rows)
-        value = metrics.score(task.metric, found, accepted)
-        scores.append(Score(listed, name, task.category, "", split, task.metric, value))
-    return scores
+        for metric in (task.metric, *lookup("metric", task.metric).parts):
+            value = metrics.score(metric, found, accepted)
+            score = Score(listed, name, task.category, "", split, metric, value)
+            (scores if metric == task.metric else parts).append(score)
+    return scores, parts
 
 
 def _cost(workspace: Workspace, name: str, model: CAMTL) -> Cost:

@@ -96,6 +96,19 @@ def test_sizes_and_rows_are_those_of_the_models(finished: Path) -> None:
     assert systems["multitask"]["trained"] == systems["multitask"]["parameters"]
 
 
+def test_means_of_metrics_are_listed_with_their_parts(finished: Path) -> None:
+    parts = json.loads((finished / "systems.json").read_text())["parts"]
+    scores = read_scores(finished)
+    assert {(system, task) for system, task, _, _ in parts} == {
+        (system, "sts-b") for system, _ in scores
+    }
+    found = {(system, metric): score for system, _, metric, score in parts}
+    for (system, task), score in scores.items():
+        if task == "sts-b":
+            both = [found[system, f"{name}-Correlation"] for name in ("Pearson", "Spearman")]
+            assert score == pytest.approx(sum(both) / 2)
+
+
 def test_models_are_what_their_systems_say(finished: Path) -> None:
     workspace = Workspace.open(finished)
     kinds = {name: type(workspace.model(name)) for name in ("multitask", "camtl", "moe")}

@@ -70,7 +70,7 @@ def mean_of(*names: str) -> Metric:
     def misfits(references: References) -> Iterable[tuple[int, str]]:
         return (bad for name in names for bad in lookup("metric", name).misfits(references))
 
-    return Metric(compute, -1.0 if "Spearman-Correlation" in names else 0.0, 1.0, misfits)
+    return Metric(compute, -1.0 if "Spearman-Correlation" in names else 0.0, 1.0, misfits, names)
 
 
 def _no_numbers(references: References) -> Iterable[tuple[int, str]]:

@@ -42,12 +42,14 @@ class Metric:
         compute: predictions and, per prediction, its accepted outputs -> score.
         lowest, highest: the range of the score.
         misfits: references -> (row, reason) of each row that this metric cannot score.
+        parts: names of the metrics that it is the mean of, if it is one.
     """
 
     compute: Callable[[Sequence[str], References], float]
     lowest: float = 0.0
     highest: float = 1.0
     misfits: Callable[[References], Iterable[tuple[int, str]]] = _fits_all
+    parts: tuple[str, ...] = ()
 
 
 def score(metric: str, predictions: Sequence[str], references: References) -> float:

@@ -63,6 +63,20 @@ def test_runs_of_a_seed_are_read_as_one(study: Path) -> None:
     assert camtl["of rows drawn"] == "0.50"
 
 
+def test_an_average_by_one_metric_each_where_runs_have_them(study: Path) -> None:
+    for seed in (1, 2, 3):
+        file = study / f"a{seed}" / "systems.json"
+        facts = json.loads(file.read_text())
+        facts["parts"] = [["camtl", "cola", "ACC", 1.0], ["camtl", "cola", "F1-of-1", 0.2],
+                          ["multitask", "cola", "ACC", 0.0]]  # fmt: skip
+        file.write_text(json.dumps(facts))
+    name = "... by ACC and Pearson"
+    mnli = np.mean([0.61, 0.81, 0.71]) + 0.005  # of both dev sets
+    assert cells(study, "camtl")[name] == f"{(1.0 + mnli) / 2:.3f}"
+    assert cells(study, "multitask")[name] == f"{(0.0 + 0.515) / 2:.3f}"
+    assert cells(study, "single")[name] == ""  # an older run
+
+
 def test_differences_have_the_interval_of_paired_seeds(study: Path) -> None:
     gains = np.array([0.1, 0.3, 0.2])
     low, high = stats.t.interval(0.95, 2, gains.mean(), stats.sem(gains))
