@@ -133,7 +133,8 @@ def table(runs: Sequence[SystemRun], base: str) -> Grid:
 
 _FIGURES = (
     "spread over tasks", f"average without {LEFT_OUT}", "... by ACC and Pearson", "over the base",
-    "seeds", "parameters / encoder", "trained / encoder", "updates", "rows trained on", "of rows drawn",
+    "seeds", "parameters / encoder", "trained / encoder", "updates", "rows trained on",
+    "of rows drawn",
 )  # fmt: skip
 
 
