@@ -64,9 +64,9 @@ def write(workspace: Workspace) -> None:
             continue
         model, listed = workspace.model(name), system.part_of or name
         assert isinstance(model, CAMTL)
-        found = _scores(workspace, model, listed)
-        scores += found[0]
-        parts += found[1]
+        own, parts_of_own = _scores(workspace, model, listed)
+        scores += own
+        parts += parts_of_own
         costs.setdefault(listed, Cost()).add(_cost(workspace, name, model))
     folder, split = workspace.folder, _split(workspace)
     write_scores(folder / TRAIN_SCORES, scores)

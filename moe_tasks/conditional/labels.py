@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy
 
 from moe_tasks.conditional.labelled_head import HeadConfig, Kind
 from moe_tasks.errors import UserError, nearest
+from moe_tasks.evaluation.metrics import finite_number
 from moe_tasks.tasks.base import TaskCollection
 from moe_tasks.training.data import Tokens
 
@@ -127,10 +127,7 @@ class LabelRows:
 
 
 def _number_of(task: str, label: str) -> float:
-    try:
-        value = float(label)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    number = finite_number(label)
+    if number is None:
         raise UserError(f"task {task!r}: label {label!r}; expected a number")
-    return value
+    return number

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from moe_tasks.evaluation.metrics import UNPARSABLE, Metric, References
+from moe_tasks.evaluation.metrics import UNPARSABLE, Metric, References, finite_number
 from moe_tasks.registry import lookup, register
 
 _POSITIVE = "1"
@@ -33,11 +32,8 @@ def spearman(predictions: Sequence[str], references: References) -> float:
 
 
 def _number(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        return UNPARSABLE
-    return number if math.isfinite(number) else UNPARSABLE
+    number = finite_number(text)
+    return UNPARSABLE if number is None else number
 
 
 def _ranks(numbers: Sequence[float]) -> np.ndarray:

@@ -182,7 +182,7 @@ def _pearson(predictions: Sequence[str], references: References) -> float:
     A prediction that is no finite number counts as 3.0. Where all predictions or all references
     are equal, or there is one row only, the correlation is undefined: 0.0 here.
     """
-    predicted = [_number(text) for text in predictions]
+    predicted = [finite_number(text) for text in predictions]
     left = _centred([UNPARSABLE if number is None else number for number in predicted])
     right = _centred([float(accepted[0]) for accepted in references])
     if left is None or right is None:
@@ -201,7 +201,8 @@ def _centred(numbers: Sequence[float]) -> np.ndarray | None:
     return values / norm if norm else None
 
 
-def _number(text: str) -> float | None:
+def finite_number(text: str) -> float | None:
+    """The number that a text is; ``None`` of anything else, of NaN and of infinity."""
     try:
         number = float(text)
     except ValueError:
@@ -211,7 +212,7 @@ def _number(text: str) -> float | None:
 
 def _no_numbers(references: References) -> Iterable[tuple[int, str]]:
     for row, accepted in enumerate(references):
-        if _number(accepted[0]) is None:
+        if finite_number(accepted[0]) is None:
             yield row, f"output {accepted[0]!r} is not a number"
 
 

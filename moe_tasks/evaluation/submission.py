@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from moe_tasks.errors import UserError, nearest
+from moe_tasks.evaluation.metrics import finite_number
 from moe_tasks.tasks.glue import TASKS, GlueTask
 from moe_tasks.tasks.glue_hub import HIGHEST, LOWEST
 from moe_tasks.training.files import write_text
@@ -67,10 +67,7 @@ def _checked(spec: GlueTask, prediction: str) -> str:
             hint = nearest(prediction, spec.labels)
             raise ValueError(f"{prediction!r:.80} is not among the labels; {hint}")
         return prediction
-    try:
-        number = float(prediction)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
+    number = finite_number(prediction)
+    if number is None:
         raise ValueError(f"{prediction!r:.80} is no number; valid: {LOWEST:g} to {HIGHEST:g}")
     return f"{min(max(number, LOWEST), HIGHEST):.3f}"
