@@ -20,10 +20,9 @@ from moe_tasks.tasks.folder_files import TaskSettings, find_files, read_settings
 from moe_tasks.tasks.reading import (
     GYM_SAMPLES,
     BadRows,
-    OnBadRow,
+    ReaderConfig,
     Row,
     cached_rows,
-    check_share,
     choose,
     existing_folder,
     keep_fitting,
@@ -36,7 +35,7 @@ Numbered = list[tuple[int, Example]]
 
 @register("tasks", "folder")
 @dataclass
-class FolderTasks:
+class FolderTasks(ReaderConfig):
     """Your own tasks.
 
     Attributes:
@@ -46,9 +45,6 @@ class FolderTasks:
         shots: examples of train, and as many of dev: per class where all rows of a task have the
             same options, else in all. ``gym`` is 16 per class, else 32; ``all`` takes every row.
         tasks: which of the tasks; all when None.
-        on_bad_row: ``error`` or ``skip``.
-        max_bad_share: largest share of a task's rows that ``skip`` leaves out.
-        cache_dir: where the table of rows is kept.
 
     Dev examples come from the dev file, or from the train file where there is none. Test examples
     are all of the test file; without one, a fifth of the train file (at most 200 rows) is held
@@ -59,12 +55,9 @@ class FolderTasks:
     num_samples: int = 5
     shots: Shots = "gym"
     tasks: list[str] | None = None
-    on_bad_row: OnBadRow = "error"
-    max_bad_share: float = 0.01
-    cache_dir: str = ".cache/moe_tasks"
 
     def __post_init__(self) -> None:
-        check_share(self.max_bad_share)
+        super().__post_init__()
         if self.num_samples < 1:
             raise ValueError(f"'num_samples' is {self.num_samples}; expected 1 or more")
         if isinstance(self.shots, int) and self.shots < 1:
@@ -83,7 +76,7 @@ class FolderTasks:
         files = {task: found[task] for task in chosen}
         settings = {task: settings.get(task, TaskSettings()) for task in chosen}
         samples = sample_names(self.num_samples)
-        bad = BadRows(self.on_bad_row, self.max_bad_share)
+        bad = self.bad_rows()
         reader = _Reader(files, settings, samples, self.shots, bad)
         paths = [path for own in files.values() for path in own.values()]
         key = {

@@ -14,10 +14,9 @@ from moe_tasks.tasks.detailed import one_source
 from moe_tasks.tasks.glue_hub import read_glue
 from moe_tasks.tasks.reading import (
     BadRows,
-    OnBadRow,
+    ReaderConfig,
     Row,
     cached_rows,
-    check_share,
     choose,
     existing_folder,
     keep_fitting,
@@ -82,7 +81,7 @@ Files = dict[tuple[str, Split], Path]
 
 @register("tasks", "glue")
 @dataclass
-class GlueTasks:
+class GlueTasks(ReaderConfig):
     """GLUE.
 
     Attributes:
@@ -91,9 +90,6 @@ class GlueTasks:
         tasks: which of the nine (``cola``, ``sst-2``, ``mrpc``, ``sts-b``, ``qqp``, ``mnli``,
             ``qnli``, ``rte``, ``wnli``); those that are there when None.
         separator: between the texts of a pair; BERT's tokenizer reads this one as its own token.
-        on_bad_row: ``error`` or ``skip``.
-        max_bad_share: largest share of a task's rows that ``skip`` leaves out.
-        cache_dir: where the table of rows is kept.
 
     Every row is in the one sample ``full``. Where ``MNLI/dev_mismatched.tsv`` (or MNLI, on the hub)
     is there, ``mnli-mm`` has its rows, and no role: nothing trains on it. ``Task.features`` has
@@ -104,12 +100,9 @@ class GlueTasks:
     hub: str | None = None
     tasks: list[str] | None = None
     separator: str = " [SEP] "
-    on_bad_row: OnBadRow = "error"
-    max_bad_share: float = 0.01
-    cache_dir: str = ".cache/moe_tasks"
 
     def __post_init__(self) -> None:
-        check_share(self.max_bad_share)
+        super().__post_init__()
         one_source(self.path, self.hub)
 
     def build(self) -> TaskCollection:
@@ -124,7 +117,7 @@ class GlueTasks:
         root = existing_folder(self.path)
         names = self._chosen(root)
         files = _files(root, names)
-        bad = BadRows(self.on_bad_row, self.max_bad_share)
+        bad = self.bad_rows()
         key = {
             "path": str(root),
             "content": content_hash(files.values(), root),
@@ -142,7 +135,7 @@ class GlueTasks:
         known = [name for name in TASKS if name != _MISMATCHED]
         names = choose("task", self.tasks, known)
         listed = [*names, *([_MISMATCHED] if "mnli" in names else [])]
-        bad = BadRows(self.on_bad_row, self.max_bad_share)
+        bad = self.bad_rows()
         tasks = {name: _task(name) for name in listed}
         return read_glue(str(self.hub), tasks, names, self.separator, self.cache_dir, bad)
 

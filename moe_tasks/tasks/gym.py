@@ -22,10 +22,9 @@ from moe_tasks.tasks.gym_splits import OnMissing, read_roles
 from moe_tasks.tasks.reading import (
     GYM_SAMPLES,
     BadRows,
-    OnBadRow,
+    ReaderConfig,
     Row,
     cached_rows,
-    check_share,
     choose,
     existing_folder,
     is_storable,
@@ -46,7 +45,7 @@ Files = dict[tuple[str, str, Split], Path]
 
 @register("tasks", "gym")
 @dataclass
-class GymTasks:
+class GymTasks(ReaderConfig):
     """Tasks in the gym's layout.
 
     Attributes:
@@ -56,9 +55,6 @@ class GymTasks:
         samples: which few-shot samples; all that are there when None.
         tasks: which of the split's tasks; all when None.
         missing: ``error``, or ``skip`` tasks of the split that have no folder.
-        on_bad_row: ``error`` or ``skip``.
-        max_bad_share: largest share of a task's rows that ``skip`` leaves out.
-        cache_dir: where the table of rows is kept.
     """
 
     path: str
@@ -66,12 +62,9 @@ class GymTasks:
     samples: list[str] | None = None
     tasks: list[str] | None = None
     missing: OnMissing = "error"
-    on_bad_row: OnBadRow = "error"
-    max_bad_share: float = 0.01
-    cache_dir: str = ".cache/moe_tasks"
 
     def __post_init__(self) -> None:
-        check_share(self.max_bad_share)
+        super().__post_init__()
 
     def build(self) -> TaskCollection:
         """Read, or find in the cache, all rows of the chosen tasks and samples.
@@ -83,7 +76,7 @@ class GymTasks:
         roles, remarks = read_roles(root, self.split, self.tasks, self.missing)
         tasks, labels = _read_tasks(root, sorted(itertools.chain(*roles.values())))
         files, samples = _find_files(root, list(tasks), self.samples)
-        bad = BadRows(self.on_bad_row, self.max_bad_share)
+        bad = self.bad_rows()
         key = {
             "path": str(root),
             "content": content_hash(files.values(), root),

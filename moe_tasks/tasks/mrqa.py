@@ -30,8 +30,7 @@ from moe_tasks.tasks.json_lines import json_objects
 from moe_tasks.tasks.raw_rows import HubRows, RawRow
 from moe_tasks.tasks.reading import (
     BadRows,
-    OnBadRow,
-    check_share,
+    ReaderConfig,
     check_task_name,
     choose,
     existing_folder,
@@ -60,7 +59,7 @@ class _Subset(HubRows):
 
 @register("tasks", "mrqa")
 @dataclass
-class MrqaTasks:
+class MrqaTasks(ReaderConfig):
     """Span extraction.
 
     Attributes:
@@ -68,9 +67,6 @@ class MrqaTasks:
         hub: a data set of the hub with MRQA's columns, instead of ``path``.
         tasks: which; when None those with a train file, or MRQA's six.
         separator: between question and context; BERT's tokenizer reads this one as its own token.
-        on_bad_row: ``error`` or ``skip``.
-        max_bad_share: largest share of a task's rows that ``skip`` leaves out.
-        cache_dir: where the table of rows is kept.
 
     A row is a question: its input is question, separator, context; all accepted answers are its
     outputs. ``Task.features["head_kind"]`` is ``span``. ``details`` has, as places in the input,
@@ -82,12 +78,9 @@ class MrqaTasks:
     hub: str | None = None
     tasks: list[str] | None = None
     separator: str = " [SEP] "
-    on_bad_row: OnBadRow = "error"
-    max_bad_share: float = 0.01
-    cache_dir: str = ".cache/moe_tasks"
 
     def __post_init__(self) -> None:
-        check_share(self.max_bad_share)
+        super().__post_init__()
         one_source(self.path, self.hub)
 
     def build(self) -> DetailedCollection:
@@ -103,7 +96,7 @@ class MrqaTasks:
         tasks = {n: Task(n, "QA-F1", "question answering", features=features) for n in names}
         convert = partial(_convert, separator=self.separator)
         key = {"mrqa": list(tasks), "separator": self.separator}
-        bad = BadRows(self.on_bad_row, self.max_bad_share)
+        bad = self.bad_rows()
         return assemble(tasks, origins, _read, convert, key, self.cache_dir, bad)
 
     def _on_hub(self) -> list[Origin]:

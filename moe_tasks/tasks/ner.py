@@ -30,8 +30,7 @@ from moe_tasks.tasks.detailed import (
 from moe_tasks.tasks.raw_rows import HubRows, RawRow
 from moe_tasks.tasks.reading import (
     BadRows,
-    OnBadRow,
-    check_share,
+    ReaderConfig,
     check_task_name,
     choose,
     existing_folder,
@@ -89,7 +88,7 @@ def _named(tags: Sequence[Any], names: Sequence[str] | None) -> list[str]:
 
 @register("tasks", "ner")
 @dataclass
-class NerTasks:
+class NerTasks(ReaderConfig):
     """Named-entity recognition.
 
     Attributes:
@@ -97,25 +96,20 @@ class NerTasks:
         hub: tables of the hub by task name, instead of ``path``.
         tasks: which; all when None.
         types: the entity types of all tasks; those of each task's train rows when None.
-        on_bad_row: ``error`` or ``skip``; a row is a sentence.
-        max_bad_share: largest share of a task's sentences that ``skip`` leaves out.
-        cache_dir: where the table of rows is kept.
 
-    A row's input is its words with single blanks between them, its output their tags likewise, as
-    BIO whatever the file has (CoNLL-2003's own files have IOB1). ``Task.features`` has
-    ``labels``, the tags in the order of their numbers, and ``head_kind`` ``tokens``.
+    A row is a sentence: its input is its words with single blanks between them, its output their
+    tags likewise, as BIO whatever the file has (CoNLL-2003's own files have IOB1).
+    ``Task.features`` has ``labels``, the tags in the order of their numbers, and ``head_kind``
+    ``tokens``.
     """
 
     path: str | None = None
     hub: dict[str, HubTable] | None = None
     tasks: list[str] | None = None
     types: list[str] | None = None
-    on_bad_row: OnBadRow = "error"
-    max_bad_share: float = 0.01
-    cache_dir: str = ".cache/moe_tasks"
 
     def __post_init__(self) -> None:
-        check_share(self.max_bad_share)
+        super().__post_init__()
         one_source(self.path, str(self.hub) if self.hub else None)
 
     def build(self) -> DetailedCollection:
@@ -129,7 +123,7 @@ class NerTasks:
         tasks = {
             origin.task: Task(origin.task, "Entity-F1", "named entities") for origin in origins
         }
-        bad = BadRows(self.on_bad_row, self.max_bad_share)
+        bad = self.bad_rows()
         key = {"ner": list(tasks), "types": self.types}
         convert = _Converter(self.types)
         found = assemble(tasks, origins, _read, convert, key, self.cache_dir, bad)

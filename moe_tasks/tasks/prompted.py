@@ -15,9 +15,8 @@ from moe_tasks.tasks.prompted_folder import read_folder
 from moe_tasks.tasks.prompted_task import DRAWN, PromptedCollection, PromptedTask, worded_rows
 from moe_tasks.tasks.reading import (
     BadRows,
-    OnBadRow,
+    ReaderConfig,
     cached_rows,
-    check_share,
     choose,
     existing_folder,
 )
@@ -25,7 +24,7 @@ from moe_tasks.tasks.reading import (
 
 @register("tasks", "prompted")
 @dataclass
-class PromptedTasks:
+class PromptedTasks(ReaderConfig):
     """Prompted tasks of a folder.
 
     Attributes:
@@ -39,9 +38,6 @@ class PromptedTasks:
         max_rows: at most so many rows of a file, drawn from everywhere in it.
         max_options: relations of ``templates.json`` with at most so many different answers have
             them as answer options; the others are open.
-        on_bad_row: ``error`` or ``skip``.
-        max_bad_share: largest share of a task's rows that ``skip`` leaves out.
-        cache_dir: where the table of rows is kept.
     """
 
     path: str
@@ -51,12 +47,9 @@ class PromptedTasks:
     held_out: list[str] | None = None
     max_rows: int | None = None
     max_options: int = 20
-    on_bad_row: OnBadRow = "error"
-    max_bad_share: float = 0.01
-    cache_dir: str = ".cache/moe_tasks"
 
     def __post_init__(self) -> None:
-        check_share(self.max_bad_share)
+        super().__post_init__()
         if self.max_rows is not None and self.max_rows < 1:
             raise ValueError(f"'max_rows' is {self.max_rows}; expected 1 or more")
 
@@ -73,7 +66,7 @@ class PromptedTasks:
     def _collect(self, tasks: Sequence[PromptedTask]) -> PromptedCollection:
         if self.held_out is not None:
             tasks = hold_out_tasks(tasks, self.held_out)
-        bad = BadRows(self.on_bad_row, self.max_bad_share)
+        bad = self.bad_rows()
         return collect(tasks, self.template, self.seed, self.cache_dir, bad)
 
 

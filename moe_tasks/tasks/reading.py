@@ -6,6 +6,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -80,10 +81,28 @@ class BadRows:
         self._of_task = []
 
 
-def check_share(share: float) -> None:
-    """``ValueError`` unless ``share`` is a share below one."""
-    if not 0 <= share < 1:
-        raise ValueError(f"'max_bad_share' is {share}; expected 0 or more, below 1")
+@dataclass(kw_only=True)
+class ReaderConfig:
+    """Keys that all collections have whose rows are read, besides their own.
+
+    Attributes:
+        on_bad_row: ``error``, or ``skip``, which lists what it leaves out.
+        max_bad_share: largest share of a task's rows that ``skip`` leaves out.
+        cache_dir: where the table of rows is kept.
+    """
+
+    on_bad_row: OnBadRow = "error"
+    max_bad_share: float = 0.01
+    cache_dir: str = ".cache/moe_tasks"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_bad_share < 1:
+            share = self.max_bad_share
+            raise ValueError(f"'max_bad_share' is {share}; expected 0 or more, below 1")
+
+    def bad_rows(self) -> BadRows:
+        """What happens to bad rows while a collection is built."""
+        return BadRows(self.on_bad_row, self.max_bad_share)
 
 
 def check_task_name(name: str, where: str | Path) -> None:

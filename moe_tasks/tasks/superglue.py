@@ -24,7 +24,7 @@ from moe_tasks.tasks.detailed import (
 )
 from moe_tasks.tasks.json_lines import json_objects
 from moe_tasks.tasks.raw_rows import HubRows, RawRow
-from moe_tasks.tasks.reading import BadRows, OnBadRow, check_share, choose, existing_folder
+from moe_tasks.tasks.reading import BadRows, ReaderConfig, choose, existing_folder
 
 _FALSE_TRUE = ("false", "true")
 _FILES: dict[Split, str] = {"train": "train.jsonl", "dev": "val.jsonl"}
@@ -97,7 +97,7 @@ TASKS: dict[str, SuperGlueTask] = {
 
 @register("tasks", "superglue")
 @dataclass
-class SuperGlueTasks:
+class SuperGlueTasks(ReaderConfig):
     """SuperGLUE.
 
     Attributes:
@@ -108,9 +108,6 @@ class SuperGlueTasks:
         pairs: whether COPA and ReCoRD are a row per answer option, right or not, as encoders with
             heads learn them: the option with the highest score answers the question.
         separator: between texts; BERT's tokenizer reads this one as its own token.
-        on_bad_row: ``error`` or ``skip``.
-        max_bad_share: largest share of a task's rows that ``skip`` leaves out.
-        cache_dir: where the table of rows is kept.
 
     Rows are in the one sample ``full``. ``Task.features["head_kind"]`` is ``classification``, with
     ``labels``, or ``choice`` among a row's own options; as pairs it has ``labels`` as well.
@@ -123,12 +120,9 @@ class SuperGlueTasks:
     tasks: list[str] | None = None
     pairs: bool = False
     separator: str = " [SEP] "
-    on_bad_row: OnBadRow = "error"
-    max_bad_share: float = 0.01
-    cache_dir: str = ".cache/moe_tasks"
 
     def __post_init__(self) -> None:
-        check_share(self.max_bad_share)
+        super().__post_init__()
         one_source(self.path, self.hub)
 
     def build(self) -> DetailedCollection:
@@ -140,7 +134,7 @@ class SuperGlueTasks:
         """
         origins = self._on_hub() if self.path is None else _in_folder(self.path, self.tasks)
         tasks = {o.task: _task(o.task, self.pairs) for o in origins}
-        bad = BadRows(self.on_bad_row, self.max_bad_share)
+        bad = self.bad_rows()
         convert = partial(_convert, separator=self.separator, pairs=self.pairs)
         key = {"superglue": list(tasks), "separator": self.separator, "pairs": self.pairs}
         return assemble(tasks, origins, _read, convert, key, self.cache_dir, bad)
