@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from moe_tasks.exporting.pruning import drop_unused_experts
 from moe_tasks.workspace import Workspace
 from tests.models import SEQ2SEQ, batch, routed
 from tests.runs import values, write_tasks
+
+Command = Callable[..., int]
 
 ROOT = Path(__file__).resolve().parents[2]
 SOFT = {"name": "softmax", "mode": "mix"}
@@ -45,14 +49,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def export(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "moe_tasks.export", f"run={folder}/run", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+@pytest.fixture
+def export(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """``python -m moe_tasks.export`` in this process; gives the exit status."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["export.py", f"run={folder}/run", *arguments])
+        try:
+            runpy.run_module("moe_tasks.export", run_name="__main__")
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return call
 
 
 def test_a_tasks_model_loads_without_this_package(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
-    assert export(folder, "task=taste-a", f"out={out}").returncode == 0
+    command = [sys.executable, "-m", "moe_tasks.export", f"run={folder}/run", "task=taste-a"]
+    assert subprocess.run([*command, f"out={out}"], cwd=ROOT).returncode == 0
     isolated = [sys.executable, "-P", "-c", PLAIN, str(out)]
     tokens = subprocess.run(isolated, cwd=tmp_path, capture_output=True, text=True)
     assert tokens.returncode == 0, tokens.stderr
@@ -77,11 +93,12 @@ def test_a_tasks_model_loads_without_this_package(folder: Path, tmp_path: Path) 
         assert word in card
 
 
-def test_all_tasks_share_the_files_of_a_route(folder: Path, tmp_path: Path) -> None:
+def test_all_tasks_share_the_files_of_a_route(
+    folder: Path, export: Command, tmp_path: Path
+) -> None:
     for system, distinct in (("multitask", 1), ("moe", None)):
         out = tmp_path / system
-        done = export(folder, "tasks=all", f"system={system}", f"out={out}")
-        assert done.returncode == 0, done.stderr
+        assert export("tasks=all", f"system={system}", f"out={out}") == 0
         model = Workspace.open(folder / "run").model(system)
         assert {path.name for path in out.iterdir()} == set(model.task_names)
         files = {path.stat().st_ino for path in out.glob("*/model.safetensors")}
@@ -95,8 +112,10 @@ def test_all_tasks_share_the_files_of_a_route(folder: Path, tmp_path: Path) -> N
             assert torch.equal(p, again.get_parameter(name)), name
 
 
-def test_a_routed_model_without_unused_experts(folder: Path, tmp_path: Path) -> None:
-    assert export(folder, "what=routed", f"out={tmp_path / 'pruned'}").returncode == 0
+def test_a_routed_model_without_unused_experts(
+    folder: Path, export: Command, tmp_path: Path
+) -> None:
+    assert export("what=routed", f"out={tmp_path / 'pruned'}") == 0
     whole = Workspace.open(folder / "run").model("moe")
     pruned = TaskMoE.load(tmp_path / "pruned")
     for task in whole.task_names:
@@ -136,11 +155,13 @@ def test_dropping_unused_experts_changes_no_output(
         (["what=routed", "system=multitask", "out=other"], "has no experts"),
     ],
 )
-def test_mistakes(folder: Path, arguments: list[str], message: str) -> None:
-    done = export(folder, *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("error:") == 1
+def test_mistakes(
+    export: Command, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert export(*arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("error:") == 1
 
 
 def test_a_card_says_that_a_mixture_was_merged(folder: Path, tmp_path: Path) -> None:
