@@ -1,4 +1,4 @@
-"""``python -m analysis.heads RUN ... [--base NAME] [--out DIR]``: encoders with heads over seeds.
+"""``python -m analysis.heads RUN ... [--one-metric] [--out DIR]``: encoders with heads over seeds.
 
 Runs of one seed are read as one, so that systems may come from several folders: dev scores per
 task, their average and spread, differences from ``--base`` seed by seed, and what systems took.
@@ -12,7 +12,7 @@ import io
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from moe_tasks.evaluation.grid import Grid, markdown
 from moe_tasks.evaluation.scores import Score, as_scores
 
 SYSTEMS_FILE = "systems.json"
+USUAL_BASE = "multitask"
 _SINGLE = ("ACC", "Pearson-Correlation")
 LEFT_OUT = "wnli"  # whose few rows nobody learns; the published average is without it
 
@@ -95,6 +96,18 @@ def _single(scores: Mapping[str, float], parts: Any, system: str) -> dict[str, f
         return {}
     own = {task: score for of, task, metric, score in parts if of == system and metric in _SINGLE}
     return {**scores, **own}
+
+
+def by_one_metric(runs: Sequence[SystemRun]) -> list[SystemRun]:
+    """The same with accuracy or Pearson's correlation where GLUE has the mean of two metrics.
+
+    Raises:
+        UserError: a run did not write it.
+    """
+    for run in runs:
+        if not run.single:
+            raise UserError(f"system {run.system!r} with seed {run.seed} wrote no single metrics")
+    return [replace(run, scores=run.single) for run in runs]
 
 
 def average(scores: Mapping[str, float]) -> float:
@@ -193,7 +206,10 @@ def write(runs: Sequence[SystemRun], base: str, folder: Path) -> list[Path]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis.heads", description=__doc__)
     parser.add_argument("runs", metavar="RUN", nargs="+", type=Path, help="run folders, or above")
-    parser.add_argument("--base", default="multitask", help="compared with (default: multitask)")
+    parser.add_argument("--base", help=f"compared with (default: {USUAL_BASE}, or the first)")
+    parser.add_argument(
+        "--one-metric", action="store_true", help="without F1 and Spearman's correlation"
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: RUN)")
     options = parser.parse_args(arguments)
     try:
@@ -201,8 +217,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not path.is_dir():
                 raise UserError(f"no folder {path}")
         runs = gather(options.runs)
-        files = write(runs, options.base, options.out or options.runs[0])
-        print(markdown(table(runs, options.base)))
+        runs = by_one_metric(runs) if options.one_metric else runs
+        systems = [run.system for run in runs]
+        base = options.base or (USUAL_BASE if USUAL_BASE in systems else systems[0])
+        files = write(runs, base, options.out or options.runs[0])
+        print(markdown(table(runs, base)))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -63,7 +63,9 @@ def test_runs_of_a_seed_are_read_as_one(study: Path) -> None:
     assert camtl["of rows drawn"] == "0.50"
 
 
-def test_an_average_by_one_metric_each_where_runs_have_them(study: Path) -> None:
+def test_an_average_by_one_metric_each_where_runs_have_them(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for seed in (1, 2, 3):
         file = study / f"a{seed}" / "systems.json"
         facts = json.loads(file.read_text())
@@ -75,6 +77,11 @@ def test_an_average_by_one_metric_each_where_runs_have_them(study: Path) -> None
     assert cells(study, "camtl")[name] == f"{(1.0 + mnli) / 2:.3f}"
     assert cells(study, "multitask")[name] == f"{(0.0 + 0.515) / 2:.3f}"
     assert cells(study, "single")[name] == ""  # an older run
+    assert main([str(study), "--one-metric"]) == 2
+    assert "system 'single' with seed 1" in capsys.readouterr().err
+    for seed in (1, 2, 3):
+        assert main([str(study / f"a{seed}"), "--one-metric"]) == 0
+        assert "| cola | | 0.000 | 1.000 |" in " ".join(capsys.readouterr().out.split())
 
 
 def test_differences_have_the_interval_of_paired_seeds(study: Path) -> None:
@@ -96,6 +103,13 @@ def test_the_command_writes_both_files(study: Path, capsys: pytest.CaptureFixtur
     rows = list(csv.DictReader((out / "heads.csv").open()))
     assert len(rows) == 7 * len(TASKS)
     assert "average without wnli" in (out / "heads.md").read_text()
+
+
+def test_without_a_multi_task_model_the_first_system_is_the_base(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(study / "deep")]) == 0
+    assert "differences from single" in capsys.readouterr().out
 
 
 def test_mistakes(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
