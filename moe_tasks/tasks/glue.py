@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.registry import register
-from moe_tasks.tasks.base import Example, Split, Task, TaskCollection
-from moe_tasks.tasks.cache import content_hash
-from moe_tasks.tasks.detailed import one_source
-from moe_tasks.tasks.glue_hub import read_glue
+from moe_tasks.tasks.base import Task
+from moe_tasks.tasks.detailed import (
+    DetailedCollection,
+    Made,
+    Origin,
+    assemble,
+    check_files,
+    one_source,
+)
+from moe_tasks.tasks.glue_hub import check_similarity, read_glue
+from moe_tasks.tasks.raw_rows import RawRow
 from moe_tasks.tasks.reading import (
     BadRows,
     ReaderConfig,
-    Row,
-    cached_rows,
     choose,
     existing_folder,
-    keep_fitting,
     make_example,
     text_lines,
 )
-
-SAMPLE = "full"
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,6 @@ TASKS: dict[str, GlueTask] = {
 }  # fmt: skip
 _MISMATCHED = "mnli-mm"  # has dev rows only, and MNLI's head
 
-Files = dict[tuple[str, Split], Path]
-
 
 @register("tasks", "glue")
 @dataclass
@@ -105,7 +106,7 @@ class GlueTasks(ReaderConfig):
         super().__post_init__()
         one_source(self.path, self.hub)
 
-    def build(self) -> TaskCollection:
+    def build(self) -> DetailedCollection:
         """Read, or find in the cache, all rows of the chosen tasks.
 
         Raises:
@@ -116,22 +117,14 @@ class GlueTasks(ReaderConfig):
             return self._on_hub()
         root = existing_folder(self.path)
         names = self._chosen(root)
-        files = _files(root, names)
+        origins = _in_folder(root, names)
+        tasks = {origin.task: _task(origin.task) for origin in origins}
+        convert = partial(_convert, separator=self.separator)
+        key = {"glue": "official", "separator": self.separator}
         bad = self.bad_rows()
-        key = {
-            "path": str(root),
-            "content": content_hash(files.values(), root),
-            "files": [[*identity, path.name] for identity, path in files.items()],
-            "separator": self.separator,
-            "bad_rows": [bad.policy, bad.max_share],
-        }
-        rows, skipped = cached_rows(
-            self.cache_dir, key, lambda: _rows(files, self.separator, bad), lambda: bad.skipped
-        )
-        tasks = {name: _task(name) for name in dict.fromkeys(task for task, _ in files)}
-        return TaskCollection(tasks, {"train": names}, [SAMPLE], rows, skipped)
+        return assemble(tasks, origins, _read, convert, key, self.cache_dir, bad, names)
 
-    def _on_hub(self) -> TaskCollection:
+    def _on_hub(self) -> DetailedCollection:
         known = [name for name in TASKS if name != _MISMATCHED]
         names = choose("task", self.tasks, known)
         listed = [*names, *([_MISMATCHED] if "mnli" in names else [])]
@@ -154,38 +147,20 @@ def _task(name: str) -> Task:
     return Task(name, spec.metric, spec.category, features=features)
 
 
-def _files(root: Path, names: list[str]) -> Files:
-    files: Files = {}
+def _in_folder(root: Path, names: Sequence[str]) -> list[Origin]:
+    origins = []
     for name in names:
         folder = root / TASKS[name].folder
-        files[name, "train"], files[name, "dev"] = folder / "train.tsv", folder / TASKS[name].dev
+        origins += [Origin(name, "train", folder / "train.tsv")]
+        origins += [Origin(name, "dev", folder / TASKS[name].dev)]
         mismatched = folder / TASKS[_MISMATCHED].dev
         if name == "mnli" and mismatched.is_file():
-            files[_MISMATCHED, "dev"] = mismatched
-    for path in files.values():
-        if not path.is_file():
-            there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise UserError(f"no file {path}; {nearest(path.name, there)}")
-    return files
+            origins.append(Origin(_MISMATCHED, "dev", mismatched))
+    return check_files(origins)
 
 
-def _rows(files: Files, separator: str, bad: BadRows) -> Iterator[Row]:
-    for name in dict.fromkeys(task for task, _ in files):
-        num_rows = 0
-        for (task, split), path in files.items():
-            if task == name:
-                examples = keep_fitting(
-                    TASKS[name].metric, path, _examples(path, TASKS[name], separator, bad), bad
-                )
-                num_rows += len(examples)
-                for _, example in examples:
-                    yield name, SAMPLE, split, example
-        bad.finish(name, num_rows)
-
-
-def _examples(
-    path: Path, spec: GlueTask, separator: str, bad: BadRows
-) -> list[tuple[int, Example]]:
+def _read(path: Path, bad: BadRows) -> Iterator[RawRow]:
+    spec = next(spec for spec in TASKS.values() if spec.folder == path.parent.name)
     lines = text_lines(path, bad)
     columns = spec.columns
     if not columns:
@@ -193,26 +168,23 @@ def _examples(
         for wanted in (*spec.texts, spec.label):
             if wanted not in columns:
                 raise UserError(f"{path}:1: no column {wanted!r}; {nearest(wanted, columns)}")
-    examples = []
     for number, line in lines:
         cells = line.split("\t")
-        try:
-            if len(cells) != len(columns):
-                raise ValueError(f"{len(cells)} columns; expected {len(columns)}")
-            examples.append(
-                (number, _example(dict(zip(columns, cells, strict=True)), spec, separator))
-            )
-        except ValueError as error:
-            bad.reject(path, number, str(error))
-    return examples
+        if len(cells) == len(columns):
+            yield RawRow(dict(zip(columns, cells, strict=True)), f"{path}:{number}")
+        else:
+            bad.reject(path, number, f"{len(cells)} columns; expected {len(columns)}")
 
 
-def _example(cells: Mapping[str, str], spec: GlueTask, separator: str) -> Example:
-    texts = [cells[name].strip() for name in spec.texts]
+def _convert(origin: Origin, row: RawRow, separator: str) -> list[Made]:
+    spec = TASKS[origin.task]
+    texts = [row.columns[name].strip() for name in spec.texts]
     for name, text in zip(spec.texts, texts, strict=True):
         if not text:
             raise ValueError(f"column {name!r} is empty")
-    label = cells[spec.label].strip()
+    label = row.columns[spec.label].strip()
     if not label:
         raise ValueError(f"column {spec.label!r} is empty: a row without a label")
-    return make_example(separator.join(texts), [label], spec.labels)
+    if not spec.labels:
+        check_similarity(spec.label, label)
+    return [(make_example(separator.join(texts), [label], spec.labels), {})]

@@ -3,12 +3,13 @@ official files."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from moe_tasks.errors import UserError
+from moe_tasks.evaluation.metrics import finite_number
 from moe_tasks.tasks.base import Task
 from moe_tasks.tasks.detailed import (
     DetailedCollection,
@@ -108,11 +109,17 @@ def _convert(origin: Origin, row: RawRow, tasks: Mapping[str, Task], separator: 
         # In the order of the official files, which heads have.
         labels = tuple(tasks[origin.task].features["labels"])
         return [(replace(example, options=labels), {})]
-    value = cell(columns, "label")
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"'label' is {value!r:.60}; expected a number")
-    if not LOWEST <= value <= HIGHEST:
-        reason = "a row without a label" if value == -1 else "outside the scores"
-        raise ValueError(f"'label' is {value:g}: {reason}; valid: {LOWEST:g} to {HIGHEST:g}")
+    value = check_similarity("label", cell(columns, "label"))
     text = separator.join(text_cell(columns, name) for name in table.texts)
     return [(make_example(text, [f"{value:.3f}"]), {})]
+
+
+def check_similarity(column: str, value: Any) -> float:
+    """The number that a cell, or its text, is; ``ValueError`` if it is no score of STS-B."""
+    number = finite_number(str(value))
+    if number is None or isinstance(value, bool):
+        raise ValueError(f"{column!r} is {value!r:.60}; expected a number")
+    if not LOWEST <= number <= HIGHEST:
+        reason = "a row without a label" if number == -1 else "outside the scores"
+        raise ValueError(f"{column!r} is {number:g}: {reason}; valid: {LOWEST:g} to {HIGHEST:g}")
+    return number

@@ -67,9 +67,10 @@ MISTAKES = {
     "cells": ("CoLA/dev.tsv", "gj04\t1\tMary.\n", r"dev\.tsv:1: 3 columns; expected 4"),
     "label": ("CoLA/train.tsv", "gj04\t2\t\tMary.\n", r"train\.tsv:1: output '2' is not among"),
     "no label": ("CoLA/train.tsv", "gj04\t\t\tMary.\n", "column 'label' is empty: a row without"),
-    "no number": ("STS-B/train.tsv", FILES["STS-B/dev.tsv"][:-2] + "x\n", "'x' is not a number"),
+    "no number": ("STS-B/train.tsv", FILES["STS-B/dev.tsv"][:-2] + "x\n", "'score' is 'x'; expe"),
+    "hidden": ("STS-B/train.tsv", FILES["STS-B/dev.tsv"][:-2] + "-1\n", "'score' is -1: a row wit"),
     "empty text": ("CoLA/dev.tsv", "gj04\t1\t\t \n", r"dev\.tsv:1: column 'sentence' is empty"),
-    "no rows": ("CoLA/dev.tsv", "", r"dev\.tsv: no usable rows"),
+    "no rows": ("CoLA/dev.tsv", "", r"dev\.tsv: no usable dev rows of 'cola'"),
 }  # fmt: skip
 
 
