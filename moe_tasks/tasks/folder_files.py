@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from moe_tasks.config import from_mapping
 from moe_tasks.errors import UserError, nearest
 from moe_tasks.registry import names
@@ -18,6 +16,7 @@ from moe_tasks.tasks.base import SPLITS, Split
 from moe_tasks.tasks.cache import reading
 from moe_tasks.tasks.reading import check_task_name, is_storable
 from moe_tasks.tasks.table_files import READERS
+from moe_tasks.tasks.yaml_files import read_yaml
 
 TaskFiles = dict[Split, Path]
 
@@ -116,7 +115,7 @@ def read_settings(root: Path, tasks: Sequence[str]) -> dict[str, TaskSettings]:
         raise UserError(f"{root / 'tasks.yml'}: is not read; call it {_SETTINGS}")
     if not path.exists():
         return {}
-    content = _read_yaml(path)
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected task names, each with keys and values")
     settings = {}
@@ -130,32 +129,3 @@ def read_settings(root: Path, tasks: Sequence[str]) -> dict[str, TaskSettings]:
             hint = " (put words like yes and no in quotes)" if is_bool else ""
             raise UserError(f"{path}: {error}{hint}") from error
     return settings
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a mapping with a key twice, of which YAML would keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                problem = f"key {key.value!r} twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(str(key.value))
-        mapping = super().construct_mapping(node, deep)
-        if len({type(key) for key in mapping}) > 1:  # cannot be sorted, and is hardly meant so
-            problem = "keys of different kinds; put them in quotes"
-            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
-        return mapping
-
-
-def _read_yaml(path: Path) -> Any:
-    with reading(path):
-        data = path.read_bytes()
-    try:
-        return yaml.load(data, _UniqueKeys)  # a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}:{line}: not YAML: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error

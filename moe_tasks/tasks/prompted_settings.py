@@ -12,8 +12,8 @@ from moe_tasks.errors import UserError, nearest
 from moe_tasks.registry import names
 from moe_tasks.tasks.base import Split, Task
 from moe_tasks.tasks.raw_rows import HubRows
-from moe_tasks.tasks.template_files import read_yaml
 from moe_tasks.tasks.templates import Template
+from moe_tasks.tasks.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)

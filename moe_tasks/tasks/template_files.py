@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from moe_tasks.errors import UserError, nearest
-from moe_tasks.tasks.cache import reading
 from moe_tasks.tasks.templates import SEPARATOR, Template
+from moe_tasks.tasks.yaml_files import read_yaml
 
 _KEYS = ("name", "jinja", "input", "target", "answer_choices", "metric", "metadata", "id")
 _IGNORED = ("reference", "task_template")
@@ -22,36 +20,6 @@ METRICS = {  # promptsource's names
     "bleu": "Rouge-L",
     "pearson correlation": "Pearson-Correlation",
 }
-
-
-class _Data(yaml.SafeLoader):
-    """promptsource tags its mappings; they are read as plain ones, every other tag is refused."""
-
-
-def _mapping(loader: yaml.SafeLoader, node: yaml.Node) -> dict[Any, Any]:
-    assert isinstance(node, yaml.MappingNode)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Data.add_constructor("!Template", _mapping)
-_Data.add_constructor("!TemplateMetadata", _mapping)
-
-
-def read_yaml(path: Path) -> Any:
-    """Content of a YAML file as plain data, promptsource's tags among it.
-
-    Raises:
-        UserError: it cannot be read, is not YAML, or asks for Python objects.
-    """
-    with reading(path):
-        data = path.read_bytes()
-    try:
-        return yaml.load(data, _Data)  # a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}:{line}: not YAML: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
 
 
 def read_templates(path: Path) -> tuple[Template, ...]:

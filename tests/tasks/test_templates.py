@@ -132,6 +132,7 @@ def test_promptsource_files_are_read_as_data(tmp_path: Path) -> None:
         ("templates: {a: !!python/object/apply:os.system ['true']}", "templates.yaml:1: not YAML"),
         ("templates: !Other {}", "templates.yaml:1: not YAML"),
         ("templates: [", "not YAML"),
+        ("templates: {a: {jinja: x}, a: {jinja: y}}", "templates.yaml:1: not YAML: key 'a' twice"),
         ("templates: {}", "expected 'templates'"),
         ("templates: {a: {input: x}}", "template 'a': 'target' is None"),
         ("templates: {a: {inputs: x, target: y}}", "unknown key 'inputs'; did you mean 'input'"),
