@@ -3,5 +3,6 @@
 from analysis.bars import gain_bars
 from analysis.dots import study_dots
 from analysis.heatmap import route_heatmap
+from analysis.scores_figure import scores_figure
 
-__all__ = ["gain_bars", "route_heatmap", "study_dots"]
+__all__ = ["gain_bars", "route_heatmap", "scores_figure", "study_dots"]

@@ -152,11 +152,14 @@ _FIGURES = (
 
 
 def _task_cells(runs: Sequence[SystemRun], tasks: Sequence[str]) -> list[str]:
-    cells = []
-    for task in tasks:
-        values = [run.scores[task] for run in runs if task in run.scores]
-        cells.append(f"{np.mean(values):.3f}" if values else "")
-    return cells
+    means = _means(runs)
+    return [f"{means[task]:.3f}" if task in means else "" for task in tasks]
+
+
+def _means(runs: Sequence[SystemRun]) -> dict[str, float]:
+    """Task -> mean score over the runs that have it."""
+    tasks = dict.fromkeys(task for run in runs for task in run.scores)
+    return {t: float(np.mean([r.scores[t] for r in runs if t in r.scores])) for t in tasks}
 
 
 def _figures(runs: Sequence[SystemRun], base: Sequence[SystemRun]) -> list[str]:
@@ -191,16 +194,28 @@ def _difference(values: Sequence[float]) -> str:
 
 
 def write(runs: Sequence[SystemRun], base: str, folder: Path) -> list[Path]:
-    """``heads.md`` and ``heads.csv`` (``seed, system, task, score``)."""
+    """``heads.md``, ``heads.csv`` (``seed, system, task, score``) and ``heads.png``."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["seed", "system", "task", "score"])
     writer.writerows([r.seed, r.system, t, s] for r in runs for t, s in r.scores.items())
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / "heads.md", folder / "heads.csv"]
+    files = [folder / "heads.md", folder / "heads.csv", folder / "heads.png"]
     files[0].write_text(markdown(table(runs, base)) + "\n", encoding="utf-8")
     files[1].write_text(text.getvalue(), encoding="utf-8")
+    _draw(runs, files[2])
     return files
+
+
+def _draw(runs: Sequence[SystemRun], path: Path) -> None:
+    from analysis.scores_figure import scores_figure  # matplotlib takes a while
+
+    systems = list(dict.fromkeys(run.system for run in runs))
+    own = {system: [run for run in runs if run.system == system] for system in systems}
+    means = {system: _means(own[system]) for system in systems}
+    averages = {system: [average(run.scores) for run in own[system]] for system in systems}
+    note = f"means over seeds, best in bold; averages without {LEFT_OUT}"
+    scores_figure(means, averages, path, title="One encoder, many tasks", note=note)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from analysis.heads import SYSTEMS_FILE
 from analysis.runs import TRAIN_SCORES
+from analysis.scores_figure import scores_figure
 from moe_tasks.backbones import load_dense
 from moe_tasks.conditional.batches import rows_table
 from moe_tasks.conditional.freezing import freeze_layers
@@ -55,7 +56,7 @@ class Cost:
 
 
 def write(workspace: Workspace) -> None:
-    """``train_scores.csv``, ``systems.json``, ``summary.md``, and the tables on the screen."""
+    """Scores, sizes and a picture into the run folder, the tables also on the screen."""
     scores: list[Score] = []
     parts: list[Score] = []
     costs: dict[str, Cost] = {}
@@ -77,10 +78,11 @@ def write(workspace: Workspace) -> None:
         "parts": [[part.system, part.task, part.metric, part.score] for part in parts],
     }
     write_text(folder / SYSTEMS_FILE, json.dumps(facts, indent=1) + "\n")
-    grids = [
-        _score_grid(workspace, task_means(scores, split), split),
-        _cost_grid(costs, encoder),
-    ]
+    means = task_means(scores, split)
+    grids = [_score_grid(workspace, means, split), _cost_grid(costs, encoder)]
+    averages = {name: [_average(column)] for name, column in means.items()}
+    title, note = f"Scores on {split} rows", f"{folder.name}; each task's best in bold"
+    scores_figure(means, averages, folder / "scores.png", title=title, note=note)
     tables = [f"{name}\n{rows_table(cost.drawn, cost.used)}" for name, cost in costs.items()]
     rows = "\n\n".join(f"```\n{table}\n```" for table in tables)
     write_text(folder / "summary.md", "\n\n".join([*map(markdown, grids), rows]) + "\n")
@@ -88,7 +90,10 @@ def write(workspace: Workspace) -> None:
     if any(system.model == "moe" for system in workspace.config.systems.values()):
         write_pictures(workspace)
     _print(grids, [t for t, c in zip(tables, costs.values(), strict=True) if c.drawn != c.used])
-    print(f"\nResults in {folder}: summary.md, {TRAIN_SCORES}, {SYSTEMS_FILE}.")
+    print(
+        f"\nResults in {folder}: summary.md, scores.png, {TRAIN_SCORES}, {SYSTEMS_FILE}.\n"
+        "One table of several runs and seeds: python -m analysis.heads RUN RUN ..."
+    )
 
 
 def _split(workspace: Workspace) -> Split:

@@ -77,7 +77,10 @@ def test_every_system_scores_every_task(finished: Path) -> None:
     summary = (finished / "summary.md").read_text()
     assert all(system in summary for system in (*listed, "majority", "average", "spread"))
     assert [p.stem for p in (finished / "routes").glob("*.parquet")] == ["camtl_moe"]
-    names = ("routes.parquet", "tasks.json", "agreement.json", "routes.png", "report/report.html")
+    names = (
+        "routes.parquet", "tasks.json", "agreement.json", "routes.png", "scores.png",
+        "report/report.html",
+    )  # fmt: skip
     assert all((finished / name).exists() for name in names)
 
 

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
+from analysis import style
 from analysis.heads import average, gather, main, table
+from analysis.scores_figure import scores_figure
 from moe_tasks.errors import UserError
 
 TASKS = ("cola", "mnli", "mnli-mm", "wnli")
@@ -100,9 +103,27 @@ def test_the_command_writes_both_files(study: Path, capsys: pytest.CaptureFixtur
     out = study / "tables"
     assert main([str(study), "--base", "single", "--out", str(out)]) == 0
     assert "| camtl" in capsys.readouterr().out.replace("|  ", "| ")
+    assert (out / "heads.png").stat().st_size > 10_000
     rows = list(csv.DictReader((out / "heads.csv").open()))
     assert len(rows) == 7 * len(TASKS)
     assert "average without wnli" in (out / "heads.md").read_text()
+
+
+def test_the_picture_has_every_score_and_each_tasks_best_in_bold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(style, "save", lambda figure, _: drawn.append(figure))
+    scores = {"one $": {"a": 0.25, "b": 0.5}, "two": {"a": 0.75}}
+    averages = {"one $": [0.3, 0.5], "two": [0.75]}
+    scores_figure(scores, averages, tmp_path / "x.png", title="t")
+    table, side = drawn[0].axes
+    cells = {text.get_text(): text.get_fontweight() for text in table.texts}
+    assert cells == {"0.25": "normal", "0.50": "normal", "0.75": "bold"}
+    assert [text.get_text() for text in table.get_yticklabels()] == ["one $", "two"]
+    assert [text.get_text() for text in side.texts] == ["0.400", "0.750"]
+    dots = [line.get_xdata() for line in side.lines if line.get_marker() == "o"]
+    assert [list(found) for found in dots] == [[0.3, 0.5]]
 
 
 def test_without_a_multi_task_model_the_first_system_is_the_base(
