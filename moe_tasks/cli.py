@@ -181,7 +181,9 @@ def _known_keys() -> list[str]:
     from hydra.core.global_hydra import GlobalHydra
 
     GlobalHydra.instance().clear()
-    chosen = [a for a in sys.argv[1:] if a.startswith("+experiment=")]
+    groups = [path.name for path in conf_dir().iterdir() if path.is_dir()]
+    given = [a for a in sys.argv[1:] if "," not in a]  # no sweeps
+    chosen = [a for a in given if a.partition("=")[0].lstrip("+") in groups]
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = OmegaConf.to_container(compose("config", overrides=chosen))
     return list(_flat(config))

@@ -44,6 +44,7 @@ def train(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.Comple
         (["tasks=gmy"], "no option 'gmy' in group 'tasks'; did you mean 'gym'"),
         (["+experiment=fewshoot"], "no option 'fewshoot' in group 'experiment'"),
         (["tasks=gym"], "tasks.path"),
+        (["tasks=glue", "tasks.taks=[rte]"], "'tasks.taks'; did you mean 'tasks.tasks'"),
         (["router.num_experts=0"], "'num_experts' is 0"),
         (["router.num_experts=three"], "'router.num_experts' is 'three'; expected int"),
         (["tasks=gym", "tasks.path=nowhere"], "nowhere"),

@@ -88,7 +88,7 @@ def test_a_cell_whose_rows_or_wording_changed_is_evaluated_again(
     run: Path, command: Command, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     root = write_prompted(tmp_path / "tasks")
-    options = ["tasks=prompted", f"tasks.path={root}", f"+tasks.cache_dir={tmp_path / 'cache'}"]
+    options = ["tasks=prompted", f"tasks.path={root}", f"tasks.cache_dir={tmp_path / 'cache'}"]
     cells = [f"run={run}", "system=multitask", "task=fixed,own", "template=before", "out=cells"]
 
     def kept() -> list[str]:
@@ -115,7 +115,7 @@ def test_what_is_too_long_is_cut_and_counted(
     long = {"text": "belt " * 200, "answer": answer, "choices": [answer, other]}
     short = {"text": "belt", "answer": "red", "choices": ["red", "blue"]}
     write_rows(root / "own" / "test.jsonl", [long, short])
-    options = ["tasks=prompted", f"tasks.path={root}", f"+tasks.cache_dir={tmp_path / 'cache'}"]
+    options = ["tasks=prompted", f"tasks.path={root}", f"tasks.cache_dir={tmp_path / 'cache'}"]
     cell = ["task=own", "template=after", "system=multitask", "out=cells"]
     assert command(f"run={run}", *cell, *options) == 0
     assert "1 inputs cut, 2 options cut" in capfd.readouterr().out
@@ -155,7 +155,7 @@ def test_other_tasks_than_the_runs(run: Path, command: Command, tmp_path: Path) 
     write_task(root, "glove", {"test": rows(6, "glove")}, question)
     write_task(root, "cap", {"train": rows(30, "cap")}, question)
     (root / "tasks.yaml").write_text("glove: {role: test}")
-    tasks = ["tasks=prompted", f"tasks.path={root}", f"+tasks.cache_dir={tmp_path / 'cache'}"]
+    tasks = ["tasks=prompted", f"tasks.path={root}", f"tasks.cache_dir={tmp_path / 'cache'}"]
     assert command(f"run={run}", "system=moe", "out=cells", *tasks) == 0
     assert len(list((tmp_path / "cells").rglob("glove/*/result.json"))) == 2
 
@@ -166,8 +166,8 @@ def test_one_broken_task_leaves_the_others_alone(
     root = write_prompted(tmp_path / "tasks")
     bad = [*rows(3, "tie"), {"text": "tie 3", "answer": "mauve", "n": 0}]
     file = write_rows(root / "fixed" / "test.jsonl", bad)
-    options = ["tasks=prompted", f"tasks.path={root}", "+tasks.on_bad_row=skip"]
-    options += ["+tasks.max_bad_share=0.5", f"+tasks.cache_dir={tmp_path / 'cache'}"]
+    options = ["tasks=prompted", f"tasks.path={root}", "tasks.on_bad_row=skip"]
+    options += ["tasks.max_bad_share=0.5", f"tasks.cache_dir={tmp_path / 'cache'}"]
     assert command(f"run={run}", "system=multitask", "out=cells", *options) == 2
     errors = capfd.readouterr().err
     assert f"task 'fixed', template 'before', row {file}:4: output 'mauve' is not among" in errors
@@ -217,7 +217,7 @@ def test_tasks_in_bigbenchs_format(run: Path, command: Command, tmp_path: Path) 
     examples = [{"input": f"colour of hat {n} ?", "target_scores": scores} for n in range(5)]
     (tmp_path / "tasks" / "hats").mkdir(parents=True)
     (tmp_path / "tasks" / "hats" / "task.json").write_text(json.dumps({"examples": examples}))
-    tasks = ["tasks=bigbench", "tasks.path=tasks", f"+tasks.cache_dir={tmp_path / 'cache'}"]
+    tasks = ["tasks=bigbench", "tasks.path=tasks", f"tasks.cache_dir={tmp_path / 'cache'}"]
     assert command("--multirun", f"run={run}", "system=multitask,moe", "out=cells", *tasks) == 0
     found = {path.parent.name for path in (tmp_path / "cells").rglob("result.json")}
     assert found == {"asked", "named"}
