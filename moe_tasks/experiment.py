@@ -200,7 +200,8 @@ def _batches(workspace: Workspace, name: str, model: MultiTaskModel) -> Batches:
         return TrainBatches(sampling.build(pools, seed), data.rows, model.task_names, *special)
     candidates = sampling.candidates(pools, seed)
     batches = TrainBatches(candidates, data.rows, model.task_names, *special)
-    return UncertainBatches(batches, model, sampling)
+    cast = workspace.training(name).precision == "bf16"
+    return UncertainBatches(batches, model, sampling, cast=cast)
 
 
 class HeldOutLoss:

@@ -1,4 +1,4 @@
-"""``python -m analysis.bench training|memory|generation|startup|grid|routes|all --out DIR``."""
+"""``python -m analysis.bench training|memory|generation|... --out DIR``."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from moe_tasks.errors import UserError
 _DESCRIPTION = """\
 Measure what experts cost. One process per scheme; all are asked in turn for one repetition, so
 that whatever else the machine does meets them alike. Ratios are to the dense model of the same
-depth in the same round (start-up: to the bare imports; grid: to a process per point); CSVs hold
-their median and quartiles, and the median of the figure itself."""
+depth in the same round (start-up: to the bare imports; grid: to a process per point; conditional:
+to what stands after the slash); CSVs hold their median and quartiles, and the median of the figure
+itself."""
 _EPILOG = """\
 DIR/<name>.csv and .png per benchmark and DIR/machine.json are written. Measure on an idle
 machine. examples:

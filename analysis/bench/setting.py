@@ -81,6 +81,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "reference": {},
     "bart-base": {"width": 768, "layers": 6, "heads": 12, **_REAL},
     "bart-large": {"width": 1024, "layers": 12, "heads": 16, **_REAL},
+    "minilm": {"width": 384, "layers": 6, "heads": 12, "vocab": 30522, "rows": 32, "source": 64},
 }
 
 

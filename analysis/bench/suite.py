@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from analysis.bench import generation, grid, memory, routes, startup, training
+from analysis.bench import conditional, generation, grid, memory, routes, startup, training
 from analysis.bench.flops import training_flops
 from analysis.bench.race import Contender, Race, Repeat, race
 from analysis.bench.setting import DENSE, Setting, router_gradients
@@ -107,12 +107,24 @@ def run_routes(options: Options) -> Iterator[list[Row]]:
             yield [row(label, setting, shares, 100 * median(shares), routes.UNIT)]
 
 
+def run_conditional(options: Options) -> Iterator[list[Row]]:
+    """Seconds per step of encoders: conditional parts over none, unsure rows over rows as they
+    come."""
+    setting = options.one_size
+    for contenders in (conditional.layers(setting), conditional.sampling(setting)):
+        base = contenders[0].name
+        outcome = _checked(race(contenders, options.rounds), base)
+        found = rows_of(outcome, setting, "s", base=base)
+        yield [replace(r, scheme=f"{r.scheme}/{base}") for r in found]
+
+
 BENCHMARKS: dict[str, tuple[str, Callable[[Options], Iterator[list[Row]]]]] = {
     "training": ("Time of a training step", run_training),
     "memory": ("Peak memory beyond weights and optimizer state", run_memory),
     "generation": ("Time of decoding a batch", run_generation),
     "startup": ("Time to the first training step", run_startup),
     "grid": ("Adaptation grid", run_grid),
+    "conditional": ("Time of a training step of encoders with heads", run_conditional),
     "routes": ("Planted routes found by training only the router", run_routes),
 }
 

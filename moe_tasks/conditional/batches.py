@@ -24,6 +24,7 @@ class UncertainBatches:
         candidates: rows of every task, sorted by task.
         model: scores them, in evaluation mode unless ``settings.dropout``.
         rows_at_once: candidates in one forward; they are scored in order of length.
+        cast: whether scoring runs in bf16 autocast, as training does then.
 
     Attributes:
         drawn, used: rows drawn as candidates and rows trained on, per task.
@@ -38,13 +39,14 @@ class UncertainBatches:
         model: CAMTL,
         settings: UncertaintySampling,
         rows_at_once: int = 32,
+        cast: bool = False,
     ) -> None:
         for task in (*settings.borrow, *settings.borrow.values()):
             if task not in model.task_names:
                 hint = nearest(task, model.task_names)
                 raise UserError(f"'sampling.borrow': no task {task!r}; {hint}")
         self._candidates, self._model, self._settings = candidates, model, settings
-        self._rows_at_once = rows_at_once
+        self._rows_at_once, self._cast = rows_at_once, cast
         self.drawn = dict.fromkeys(model.task_names, 0)
         self.used = dict.fromkeys(model.task_names, 0)
 
@@ -75,12 +77,15 @@ class UncertainBatches:
         numbers: dict[str, list[tuple[Tensor, Tensor]]] = {}
         with _mode(self._model, settings.dropout):
             for rows, inputs in self._chunks(batch):
-                output = self._model(**inputs)
-                for task, logits in output.logits.items():
+                device = inputs["input_ids"].device.type
+                with torch.autocast(device, torch.bfloat16, enabled=self._cast):
+                    output = self._model(**inputs)
+                for task, answers in output.logits.items():
+                    logits = answers.float()
                     own = rows[output.rows[task].cpu()]
                     kind = self._model.head(task).config.kind
                     if kind == "regression":
-                        numbers.setdefault(task, []).append((own, logits[:, 0].float().cpu()))
+                        numbers.setdefault(task, []).append((own, logits[:, 0].cpu()))
                         continue
                     mask = inputs["attention_mask"][output.rows[task]]
                     if kind == "span":

@@ -70,6 +70,13 @@ def test_the_public_command_writes_table_figure_and_machine(tmp_path: Path) -> N
     assert machine["sizes"]["threads"] == 1
 
 
+def test_encoders_are_compared_with_what_stands_after_the_slash(tmp_path: Path) -> None:
+    assert main(["conditional", "--quick", "--threads", "1", "--out", str(tmp_path)]) == 0
+    names = [row["scheme"] for row in read(tmp_path / "conditional.csv") if row["ratio"] != "1"]
+    expected = {"camtl_base/encoder", "camtl_large/encoder", "mt_uncertainty/camtl_base"}
+    assert expected <= set(names)
+
+
 def test_mistakes_are_one_clear_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = ["--out", str(tmp_path / "out")]
     for arguments, message in (

@@ -160,6 +160,17 @@ def test_a_batch_holds_the_highest_scores(formula: str) -> None:
         assert chosen.tasks == tuple(t for i, t in enumerate(HEADS) if i in {p[0] for p in found})
 
 
+def test_in_bf16_scores_are_near_those_in_float32() -> None:
+    batches = sampled()
+    candidates = batches._candidates.next()
+    scores = batches.scores(candidates)
+    batches._cast = True
+    rounded = batches.scores(candidates)
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, scores)
+    assert torch.allclose(rounded, scores, rtol=0.05, atol=0.01)
+
+
 def test_scores_do_not_depend_on_how_rows_are_cut_or_on_dropout() -> None:
     batches = sampled()
     candidates = batches._candidates.next()
