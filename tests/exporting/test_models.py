@@ -55,6 +55,7 @@ def export(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Com
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: str) -> int:
+        monkeypatch.delitem(sys.modules, "moe_tasks.export", raising=False)
         monkeypatch.setattr(sys, "argv", ["export.py", f"run={folder}/run", *arguments])
         try:
             runpy.run_module("moe_tasks.export", run_name="__main__")
