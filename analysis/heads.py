@@ -125,9 +125,7 @@ def table(runs: Sequence[SystemRun], base: str) -> Grid:
     Raises:
         UserError: no system is called ``base``.
     """
-    by_system: dict[str, list[SystemRun]] = {}
-    for run in runs:
-        by_system.setdefault(run.system, []).append(run)
+    by_system = _by_system(runs)
     if base not in by_system:
         raise UserError(f"no system {base!r} to compare with; {nearest(base, by_system)}")
     tasks = list(dict.fromkeys(task for run in runs for task in run.scores))
@@ -142,6 +140,13 @@ def table(runs: Sequence[SystemRun], base: str) -> Grid:
     ]
     title = f"means over seeds; differences from {base} with t-intervals of 95%"
     return Grid(title, ("", ""), tuple(columns), rows, last_is_total=False)
+
+
+def _by_system(runs: Sequence[SystemRun]) -> dict[str, list[SystemRun]]:
+    found: dict[str, list[SystemRun]] = {}
+    for run in runs:
+        found.setdefault(run.system, []).append(run)
+    return found
 
 
 _FIGURES = (
@@ -210,10 +215,9 @@ def write(runs: Sequence[SystemRun], base: str, folder: Path) -> list[Path]:
 def _draw(runs: Sequence[SystemRun], path: Path) -> None:
     from analysis.scores_figure import scores_figure  # matplotlib takes a while
 
-    systems = list(dict.fromkeys(run.system for run in runs))
-    own = {system: [run for run in runs if run.system == system] for system in systems}
-    means = {system: _means(own[system]) for system in systems}
-    averages = {system: [average(run.scores) for run in own[system]] for system in systems}
+    by_system = _by_system(runs)
+    means = {system: _means(own) for system, own in by_system.items()}
+    averages = {system: [average(run.scores) for run in own] for system, own in by_system.items()}
     note = f"means over seeds, best in bold; averages without {LEFT_OUT}"
     scores_figure(means, averages, path, title="One encoder, many tasks", note=note)
 

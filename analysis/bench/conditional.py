@@ -7,23 +7,20 @@ lengths are spread evenly from a quarter of ``source`` to all of it, as those of
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from transformers import BertConfig, BertModel
 
-from analysis.bench.models import limit_threads, synchronise
 from analysis.bench.race import Contender, Measures, Repeat
 from analysis.bench.setting import Setting
+from analysis.bench.training import Step, seconds
 from moe_tasks.conditional.batches import UncertainBatches
 from moe_tasks.conditional.config import ConditionalConfig
 from moe_tasks.conditional.heads import HeadConfig
 from moe_tasks.conditional.model import CAMTL
-from moe_tasks.engines.local import LocalEngine
 from moe_tasks.tasks.uncertainty_sampling import UncertaintySampling
-from moe_tasks.training.config import TrainingConfig
 from moe_tasks.training.data import Batch, Batches
 
 PLAIN, BASE, LARGE, UNSURE = "encoder", "camtl_base", "camtl_large", "mt_uncertainty"
@@ -33,7 +30,6 @@ _PARTS = {
     LARGE: ConditionalConfig.large(),
     UNSURE: ConditionalConfig.base(),
 }
-_WARM_UP = 2
 
 
 def layers(setting: Setting) -> list[Contender]:
@@ -48,27 +44,20 @@ def sampling(setting: Setting) -> list[Contender]:
 
 def prepare(setting: Setting) -> Repeat:
     """Seconds of one step, the choice of its rows included."""
-    limit_threads(setting)
-    model = _model(setting).to(setting.device).train()
-    config = TrainingConfig(precision=setting.precision, loss="task_mean")
-    engine = LocalEngine(model, config)
+    model = _model(setting).to(setting.device)
     batches: Batches = _Same(setting, setting.rows // setting.tasks)
     if setting.scheme == UNSURE:
         settings = UncertaintySampling(rows_per_batch=setting.rows)
         candidates = _Same(setting, settings.rows_per_task)
         cast = setting.precision == "bf16"
         batches = UncertainBatches(candidates, model, settings, cast=cast)
+    step = Step(setting, model, batches.next)
+    step.warm_up()
 
     def repeat() -> Measures:
-        began = time.perf_counter()
-        _, norm = engine.backward([batches.next()])
-        engine.update(config.rates, float(norm))
-        engine.zero_gradients()
-        synchronise(setting.device)
-        return {"": time.perf_counter() - began}
+        both = seconds(step.backward, setting.device)
+        return {"": both + seconds(step.update, setting.device)}
 
-    for _ in range(_WARM_UP):
-        repeat()
     return repeat
 
 

@@ -62,8 +62,8 @@ def prepare_grid(steps: int, points: int, overrides: tuple[str, ...], setting: S
 def _train(run: Path, setting: Setting, overrides: tuple[str, ...]) -> None:
     command = [
         sys.executable, "-m", "moe_tasks.train", *_RUN, f"run_dir={run}",
-        f"data.cache_dir={run.parent / 'cache'}", f"tasks.cache_dir={run.parent / 'cache'}",
-        f"device={setting.device}", f"num_threads={setting.threads}", *overrides,
+        f"data.cache_dir={run.parent / 'cache'}", f"device={setting.device}",
+        f"num_threads={setting.threads}", *overrides,
     ]  # fmt: skip
     _call(command)
 

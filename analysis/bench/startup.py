@@ -71,7 +71,7 @@ def first_step(run: Path, cache: Path, setting: Setting, overrides: tuple[str, .
     """
     command = [
         sys.executable, "-m", "moe_tasks.train", *_OVERRIDES, f"run_dir={run}",
-        f"data.cache_dir={cache}", f"tasks.cache_dir={cache}", f"device={setting.device}",
+        f"data.cache_dir={cache}", f"device={setting.device}",
         f"num_threads={setting.threads}", *overrides,
     ]  # fmt: skip
     began = time.perf_counter()
