@@ -15,7 +15,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from moe_tasks import config as configuration
 from moe_tasks.errors import UserError
-from moe_tasks.experts.bank import expert_distance
+from moe_tasks.experts.bank import deferring, expert_distance
 from moe_tasks.experts.convert import convert, named_layers, squeeze
 from moe_tasks.experts.routed_layer import cache_for_experts
 from moe_tasks.multitask import MultiTaskModel
@@ -62,6 +62,11 @@ class TaskMoE(MultiTaskModel):
         spec: see :class:`TaskMoEConfig`.
         noise: standard deviation of the noise on every expert's copy of the pretrained layer.
         task_vectors: ``[tasks, task_dim]``; drawn from a standard normal if ``None``.
+
+    Attributes:
+        defers_gradients: whether weights' gradients may be worked out when backward has left their
+            layer, which saves memory (:class:`~moe_tasks.experts.grouped.Deferred`); ``False``
+            where weights are in this process for the time of their layer only.
     """
 
     step: Tensor
@@ -85,9 +90,11 @@ class TaskMoE(MultiTaskModel):
             layers_without_experts=spec.layers_without_experts,
             noise=noise,
         )
-        all_layers = list(named_layers(backbone))
+        all_layers = named_layers(backbone)
         self.num_layers = len(all_layers)
-        self._routed = [all_layers.index(name) for name in self.layer_names]
+        self._routed = [list(all_layers).index(name) for name in self.layer_names]
+        self._routed_layers = [all_layers[name] for name in self.layer_names]
+        self.defers_gradients = True
         self.router = self._new_router()
         self.selection: Selection = configuration.part("selection", spec.selection)
         self._set_vectors(tasks, task_vectors)
@@ -234,7 +241,9 @@ class TaskMoE(MultiTaskModel):
         return self._logits_of(self.task_vectors)
 
     def _logits_of(self, vectors: Tensor) -> Tensor:
-        logits = self.router(vectors)
+        # Not in bfloat16, in which near logits tie and the layers' gradients get lost in their sum.
+        with torch.autocast(vectors.device.type, enabled=False):
+            logits = self.router(vectors)
         return logits if len(self._routed) == self.num_layers else logits[self._routed]
 
     def route_weights(self) -> Tensor:
@@ -277,9 +286,12 @@ class TaskMoE(MultiTaskModel):
         logits = self._drawn_logits()
         if self.selection.by_row(self.training):
             weights = self._weights(logits.index_select(1, task_ids.to(logits.device)))
-            return RoutePlan.build(weights, range(len(rows)), mode, gradient)
-        weights = self._weights(logits)[:, list(places)]
-        return RoutePlan.build(weights, [places[row] for row in rows], mode, gradient)
+            row_task = range(len(rows))
+        else:
+            weights = self._weights(logits)[:, list(places)]
+            row_task = [places[row] for row in rows]
+        plan = RoutePlan.build(weights, row_task, mode, gradient)
+        return deferring(plan, self._routed_layers) if self.defers_gradients else plan
 
     def forward(
         self,

@@ -9,8 +9,9 @@ gradient, costs the optimizer nothing, and is one tensor in a checkpoint.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.func import functional_call
 from moe_tasks.experts.block import Blocks, Versions, pack
 from moe_tasks.experts.merging import SelectParameters, merge
 from moe_tasks.experts.routed_layer import RouteSlot
-from moe_tasks.routing.plan import LayerRoute, Segment
+from moe_tasks.routing.plan import LayerRoute, RoutePlan, Segment
 
 
 class ExpertBank(nn.Module):
@@ -97,6 +98,10 @@ class ExpertBank(nn.Module):
         }
         return self._per_task(x, route, chosen)
 
+    def deferred(self, route: LayerRoute) -> Any:
+        """Where a call under ``route`` may leave gradients for later, if anywhere."""
+        return None
+
     def merged(self, x: Tensor, route: LayerRoute) -> Tensor:
         """Each row through the route-weighted sum of the experts' parameters."""
         merged = {name: merge(route.weights, self.stack(name)) for name in self.parameter_names()}
@@ -145,6 +150,28 @@ class ExpertBank(nn.Module):
                 for name, parameter in leaf.named_parameters():
                     parameter.copy_(merge(weights[None], self.stack(name))[0])
         return leaf
+
+
+def banks_of(module: nn.Module) -> Iterator[ExpertBank]:
+    """The banks inside ``module``."""
+    for child in module.children():
+        if isinstance(child, ExpertBank):
+            yield child
+        else:
+            yield from banks_of(child)
+
+
+def deferring(plan: RoutePlan, layers: Sequence[nn.Module]) -> RoutePlan:
+    """``plan`` for a call of the routed ``layers`` that learns; it holds for one call."""
+    if plan.mode != "select" or not torch.is_grad_enabled():
+        return plan
+    routes = []
+    for route, layer in zip(plan.layers, layers, strict=True):
+        own = route if route.gradient == "merge_st" else route.fixed()
+        found = {bank: bank.deferred(own) for bank in banks_of(layer)}
+        found = {bank: deferred for bank, deferred in found.items() if deferred is not None}
+        routes.append(dataclasses.replace(route, deferred=found) if found else route)
+    return dataclasses.replace(plan, layers=tuple(routes))
 
 
 def expert_distance(model: nn.Module) -> Tensor:

@@ -8,20 +8,15 @@ Experts that no row uses get no gradient at all (``None``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-from math import prod
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from moe_tasks.experts.block import Versions
-from moe_tasks.routing.plan import Block, LayerRoute
-
-# Numbers of a parameter that are compared at a time: experts' and tasks' pieces stay in cache.
-_PIECE = 4096
-# Up to so many rows of a task, a CPU multiplies in half the time if the weights come first.
-_FEW = 4
+from moe_tasks.experts.products import by_task, inner, of_segments, products, run_grads
+from moe_tasks.routing.plan import LayerRoute
 
 
 class GroupedFunction(torch.autograd.Function):
@@ -33,25 +28,121 @@ class GroupedFunction(torch.autograd.Function):
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
 
 
-def grouped_linear(
-    x: Tensor, route: LayerRoute, weights: Versions, biases: Versions | None
-) -> Tensor:
-    """``x [B, ..., in] -> [B, ..., out]``, each row through the expert its task selected."""
+@dataclass(frozen=True)
+class Linears:
+    """The versions of a bank's linear layers, as one layer's route uses them."""
+
+    route: LayerRoute
+    weights: Versions
+    biases: Versions | None
+
+    def used(self) -> list[Tensor]:
+        return used_parameters(self.route, self.weights, self.biases)
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """``[B, ..., out]`` of grouped rows."""
+        bias = None if self.biases is None else self.biases.block
+        return products(x, self.route.blocks, self.weights.block.mT, bias)
+
+    def outweigh(self, x: Tensor) -> bool:
+        """Whether the weights' gradients have more numbers than ``x [B, ..., in]`` and outputs."""
+        weight = self.weights.parameters[0]
+        rows, (width, inner_width) = x.numel() // x.shape[-1], weight.shape
+        gradients = len(self.route.segments) * weight.numel() if weight.requires_grad else 0
+        return rows * (width + inner_width) < gradients
+
+    def gradients(
+        self, x: Tensor, grad_y: Tensor, for_p: bool, for_used: Sequence[bool]
+    ) -> tuple[Tensor | None, list[Any]]:
+        """Gradients of the route, ``[T, m]``, and of the parameters in use, from grouped rows."""
+        if not (for_p or any(for_used)):
+            return None, [None] * len(for_used)
+        route, kinds = self.route, [k for k in (self.weights, self.biases) if k is not None]
+        blocks = route.task_blocks if for_p else route.blocks
+        by_run = run_grads(x.contiguous(), grad_y, blocks, of_bias=len(kinds) > 1)
+        grad_p, grads = None, []
+        for versions, grad in zip(kinds, by_run, strict=True):
+            first, block = versions.parameters[0], versions.block
+            if for_p:
+                found = inner(grad, route.compared(first, block))
+                grad_p = found if grad_p is None else grad_p + found
+            runs = route.runs_of_segments if for_p else None
+            grads += of_segments(grad, runs, block.dtype) if any(for_used) else []
+        grads = wanted_only(grads, for_used) if grads else [None] * len(for_used)
+        return None if grad_p is None else by_task(route, grad_p), grads
+
+
+class Deferred:
+    """Gradients of a bank's linear layers that are worked out once activations are gone.
+
+    A weight's gradient is a product of the layer's inputs and its outputs' gradients. Where these
+    two are smaller than it (few tokens per expert, as in the decoder of short targets) they are
+    kept in its place until the backward pass has left the layers before. That is a matter of order
+    only: of the nodes that are ready, autograd runs the one that was made last, and this one is
+    made before the model's first layer runs.
+    """
+
+    def __init__(self, linears: Linears) -> None:
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._calls = 0
+        p = linears.route.weights
+        self.handle: Tensor = _Deferred.apply(linears, self._kept, p, *linears.used())
+
+    def next_call(self) -> int:
+        self._calls += 1
+        return self._calls
+
+    def keep(self, call: int, x: Tensor, grad_y: Tensor) -> None:
+        self._kept[call] = (x.detach(), grad_y)  # with x's graph this would hold itself
+
+
+class _Deferred(GroupedFunction):
+    """Its output is an input of every call that may leave its gradients here."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, linears: Linears, kept: dict[int, tuple[Tensor, Tensor]], p: Tensor, *used: Tensor
+    ) -> Tensor:
+        ctx.linears, ctx.kept = linears, kept
+        ctx.set_materialize_grads(False)
+        return p.new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, _: None) -> tuple[Any, ...]:  # type: ignore[override]
+        _, _, for_p, *for_used = ctx.needs_input_grad
+        total: list[Any] = [None] * (1 + len(for_used))
+        while ctx.kept:
+            grad_p, grads = ctx.linears.gradients(*ctx.kept.popitem()[1], for_p, for_used)
+            for place, grad in enumerate((grad_p, *grads)):
+                before = total[place]
+                total[place] = grad if before is None else before + grad
+        return None, None, *total
+
+
+def grouped_linear(x: Tensor, linears: Linears, deferred: Deferred | None) -> Tensor:
+    """``x [B, ..., in] -> [B, ..., out]``, each row through the expert its task selected.
+
+    Args:
+        deferred: where gradients of weights and route are left to be worked out, if anywhere.
+    """
     device = x.device.type
     if not torch.is_autocast_enabled(device):
-        return _linear(x, route, weights, biases)
+        return _linear(x, linears, deferred)
     x = x.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        return _linear(x, route, weights, biases)
+        return _linear(x, linears, deferred)
 
 
-def _linear(x: Tensor, route: LayerRoute, weights: Versions, biases: Versions | None) -> Tensor:
+def _linear(x: Tensor, linears: Linears, deferred: Deferred | None) -> Tensor:
+    route = linears.route
     x = route.gather(x)
     if not torch.is_grad_enabled():
-        bias = None if biases is None else biases.block
-        return route.scatter(_products(x, route.blocks, weights.block.mT, bias))
-    used = used_parameters(route, weights, biases)
-    return route.scatter(_GroupedLinear.apply(x, route.weights, route, weights, biases, *used))
+        y = linears.outputs(x)
+    elif deferred is None:
+        y = _GroupedLinear.apply(x, route.weights, linears, None, *linears.used())
+    else:
+        y = _GroupedLinear.apply(x, None, linears, deferred, deferred.handle)
+    return route.scatter(y)
 
 
 def used_parameters(route: LayerRoute, weights: Versions, biases: Versions | None) -> list[Tensor]:
@@ -64,170 +155,41 @@ def used_parameters(route: LayerRoute, weights: Versions, biases: Versions | Non
 class _GroupedLinear(GroupedFunction):
     """Of grouped rows. Every product is written into its slice of the result.
 
-    ``used`` are inputs for their gradients only; ``weights`` and ``biases``, of all experts, hold
-    their numbers. Backward reads them anew: in between they may be in no memory of this process.
+    ``used`` are inputs for their gradients only; ``linears``, with all experts, holds their
+    numbers. Backward reads them anew: in between they may be in no memory of this process.
     """
 
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any,
         x: Tensor,
-        p: Tensor,
-        route: LayerRoute,
-        weights: Versions,
-        biases: Versions | None,
+        p: Tensor | None,
+        linears: Linears,
+        deferred: Deferred | None,
         *used: Tensor,
     ) -> Tensor:
-        ctx.route, ctx.weights, ctx.biases = route, weights, biases
+        ctx.linears, ctx.deferred = linears, deferred
+        ctx.call = None if deferred is None else deferred.next_call()
         ctx.save_for_backward(x)
-        bias = None if biases is None else biases.block
-        return _products(x, route.blocks, weights.block.mT, bias)
+        return linears.outputs(x)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        route, weights, biases = ctx.route, ctx.weights, ctx.biases
-        weight, bias = weights.block, None if biases is None else biases.block
-        for_x, for_p, _, _, _, *for_used = ctx.needs_input_grad
+        linears, deferred = ctx.linears, ctx.deferred
+        for_x, for_p, _, _, *for_used = ctx.needs_input_grad
         grad_y = grad_y.contiguous()
-        grad_x = _products(grad_y, route.blocks, weight, None) if for_x else None
-        grad_p, grads = None, [None] * len(for_used)
-        if for_p or any(for_used):
-            blocks = route.task_blocks if for_p else route.blocks
-            grad_w, grad_b = _run_grads(x.contiguous(), grad_y, blocks, bias is not None)
-            if for_p:
-                grad_p = inner(grad_w, route.compared(weights.parameters[0], weight))
-                if grad_b is not None and biases is not None:
-                    grad_p += inner(grad_b, route.compared(biases.parameters[0], bias))
-                grad_p = by_task(route, grad_p)
-            if any(for_used):
-                runs = route.runs_of_segments if for_p else None
-                grads = of_segments(grad_w, runs, weight.dtype)
-                if grad_b is not None:
-                    grads += of_segments(grad_b, runs, weight.dtype)
-        return grad_x, grad_p, None, None, None, *wanted_only(grads, for_used)
+        grad_x = None
+        if for_x:
+            grad_x = products(grad_y, linears.route.blocks, linears.weights.block, None)
+        if deferred is not None:
+            deferred.keep(ctx.call, x, grad_y)
+            return grad_x, None, None, None, None
+        grad_p, grads = linears.gradients(x, grad_y, for_p, for_used)
+        return grad_x, grad_p, None, None, *grads
 
 
 def wanted_only(grads: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:
     if all(wanted):
         return list(grads)
     return [grad if want else None for grad, want in zip(grads, wanted, strict=True)]
-
-
-def _products(x: Tensor, blocks: Sequence[Block], matrices: Tensor, bias: Tensor | None) -> Tensor:
-    """``x [B, ..., in]`` times each block's ``matrices [m, in, out]``, plus ``bias [m, out]``."""
-    x = x.contiguous()
-    shape = (*x.shape[:-1], matrices.shape[-1])
-    if matrices.dtype != x.dtype:
-        matrices, bias = matrices.to(x.dtype), None if bias is None else bias.to(x.dtype)
-    if len(blocks) == 1:
-        return _product(_rows(x, blocks[0]), blocks[0], matrices, bias).view(shape)
-    y = x.new_empty(shape)
-    for block in blocks:
-        _product(_rows(x, block), block, matrices, bias, out=_rows(y, block))
-    return y
-
-
-def _product(
-    rows: Tensor, block: Block, matrices: Tensor, bias: Tensor | None, out: Tensor | None = None
-) -> Tensor:
-    """``rows [count, N, in]`` to ``[count, N, out]``."""
-    if rows.shape[1] <= _FEW and rows.device.type == "cpu" and matrices.mT.is_contiguous():
-        return _product_of_few(rows, block, matrices.mT, bias, out)
-    if block.count == 1:  # an ordinary product is faster than a batch of one
-        out = None if out is None else out[0]
-        if bias is None:
-            return torch.mm(rows[0], matrices[block.key], out=out)
-        return torch.addmm(bias[block.key], rows[0], matrices[block.key], out=out)
-    if block.count < matrices.shape[0]:
-        experts = slice(block.key, block.key + block.count)
-        matrices, bias = matrices[experts], None if bias is None else bias[experts]
-    if bias is None:
-        return torch.bmm(rows, matrices, out=out)
-    return torch.baddbmm(bias[:, None], rows, matrices, out=out)
-
-
-def _product_of_few(
-    rows: Tensor, block: Block, weights: Tensor, bias: Tensor | None, out: Tensor | None
-) -> Tensor:
-    """The same with ``weights [m, out, in]`` first, as when tokens are decoded one by one."""
-    experts = slice(block.key, block.key + block.count)
-    if bias is None:
-        y = torch.bmm(weights[experts], rows.mT).mT
-    else:
-        y = torch.baddbmm(bias[experts, :, None], weights[experts], rows.mT).mT
-    return y.contiguous() if out is None else out.copy_(y)
-
-
-def _rows(x: Tensor, block: Block) -> Tensor:
-    """A block's rows of a contiguous ``[B, ..., D]``, ``[count, rows * ..., D]``, as a view."""
-    if block.stop - block.start < x.shape[0]:
-        x = x[block.start : block.stop]
-    return x.view(block.count, -1, x.shape[-1])
-
-
-def _run_grads(
-    x: Tensor, grad_y: Tensor, blocks: Sequence[Block], of_bias: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias gradients of each run of rows, ``[runs, out, in]`` and ``[runs, out]``."""
-    if len(blocks) == 1:
-        rows = _rows(grad_y, blocks[0])
-        grad_w = torch.bmm(rows.mT, _rows(x, blocks[0]))
-        return grad_w, rows.sum(1) if of_bias else None
-    num_runs = sum(block.count for block in blocks)
-    grad_w = x.new_empty(num_runs, grad_y.shape[-1], x.shape[-1])
-    grad_b = x.new_empty(num_runs, grad_y.shape[-1]) if of_bias else None
-    first = 0
-    for block in blocks:
-        runs = slice(first, first + block.count)
-        rows = _rows(grad_y, block)
-        torch.bmm(rows.mT, _rows(x, block), out=grad_w[runs])
-        if grad_b is not None:
-            torch.sum(rows, 1, out=grad_b[runs])
-        first = runs.stop
-    return grad_w, grad_b
-
-
-def of_segments(grads: Tensor, runs: Sequence[slice] | None, dtype: torch.dtype) -> list[Any]:
-    """Sums of ``grads [runs, ...]`` over each segment's runs (one, if ``None``)."""
-    if grads.dtype != dtype:
-        grads = grads.to(dtype)
-    if runs is None or len(runs) == grads.shape[0]:
-        return list(grads.unbind())
-    sums = grads.new_empty(len(runs), *grads.shape[1:])  # next to each other, as ``joined`` likes
-    for total, run in zip(sums.unbind(), runs, strict=True):
-        first, *others = grads[run].unbind()
-        if not others:
-            total.copy_(first)
-        for place, other in enumerate(others):  # less than torch's sum takes
-            torch.add(total if place else first, other, out=total)
-    return list(sums.unbind())
-
-
-def by_task(route: LayerRoute, by_run: Tensor) -> Tensor:
-    """``[T, m]`` from ``[runs, m]``; a task has one run, or none."""
-    if by_run.dtype != route.weights.dtype:
-        by_run = by_run.to(route.weights.dtype)
-    if route.tasks_in_order:
-        return by_run
-    return torch.zeros_like(route.weights).index_copy_(0, route.run_tasks, by_run)
-
-
-def inner(rows: Tensor, block: Tensor) -> Tensor:
-    """Inner products ``[R, m]`` of ``rows [R, ...]`` with m parameters ``[m, ...]``."""
-    _, length, *others = rows.shape
-    pieces = _pieces(length, length * prod(others)) if others else 1
-    if block.dtype != rows.dtype:
-        block = block.to(rows.dtype)
-    if pieces == 1:
-        return torch.mm(rows.flatten(1), block.flatten(1).mT)
-    block = block.reshape(block.shape[0], pieces, -1)
-    rows = rows.reshape(rows.shape[0], pieces, -1)
-    return torch.bmm(rows.transpose(0, 1), block.permute(1, 2, 0)).sum(0)
-
-
-@lru_cache
-def _pieces(length: int, size: int) -> int:
-    """Into how many equal pieces a parameter is cut along its first dimension."""
-    fitting = [n for n in range(1, length + 1) if length % n == 0 and size // n >= _PIECE]
-    return max(fitting, default=1)

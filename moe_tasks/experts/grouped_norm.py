@@ -9,14 +9,8 @@ import torch
 from torch import Tensor
 
 from moe_tasks.experts.block import Versions
-from moe_tasks.experts.grouped import (
-    GroupedFunction,
-    by_task,
-    inner,
-    of_segments,
-    used_parameters,
-    wanted_only,
-)
+from moe_tasks.experts.grouped import GroupedFunction, used_parameters, wanted_only
+from moe_tasks.experts.products import by_task, inner, of_segments
 from moe_tasks.routing.plan import LayerRoute
 
 

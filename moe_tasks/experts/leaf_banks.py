@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from moe_tasks.experts.bank import ExpertBank
-from moe_tasks.experts.grouped import grouped_linear
+from moe_tasks.experts.grouped import Deferred, Linears, grouped_linear
 from moe_tasks.experts.grouped_norm import grouped_layer_norm, grouped_scale
 from moe_tasks.experts.merging import merge
 from moe_tasks.experts.routed_layer import RouteSlot
@@ -19,9 +19,23 @@ from moe_tasks.routing.plan import LayerRoute
 class LinearBank(ExpertBank):
     """m versions of an ``nn.Linear``."""
 
+    # Whether gradients had better wait, as far as the last call tells.
+    _defers = True
+
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
+        linears, deferred = self._linears(route), None
+        if torch.is_grad_enabled():
+            self._defers = linears.outweigh(x)
+            if self._defers and route.deferred is not None:
+                deferred = route.deferred.get(self)
+        return grouped_linear(x, linears, deferred)
+
+    def _linears(self, route: LayerRoute) -> Linears:
         biases = self.versions("bias", route) if self._has_bias else None
-        return grouped_linear(x, route, self.versions("weight", route), biases)
+        return Linears(route, self.versions("weight", route), biases)
+
+    def deferred(self, route: LayerRoute) -> Deferred | None:
+        return Deferred(self._linears(route)) if self._defers else None
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
         return self.selected_learning(x, route)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from moe_tasks.experts.block import block_of
-from moe_tasks.experts.grouped import inner
+from moe_tasks.experts.products import inner
 from moe_tasks.routing.plan import LayerRoute
 
 

@@ -71,6 +71,7 @@ class LayerRoute:
         everywhere: where experts are spread over processes, in the backward pass of this layer, all
             m experts' versions of a parameter by the first one that is here.
         memory: while tokens are generated, where the layer's parameters lie; they do not move.
+        deferred: by bank, what works out gradients late (:mod:`moe_tasks.experts.grouped`).
     """
 
     mode: Mode
@@ -85,6 +86,7 @@ class LayerRoute:
     task_segments: tuple[Segment, ...]
     everywhere: Mapping[Tensor, Tensor] | None = None
     memory: dict[Any, Tensor] | None = None
+    deferred: Mapping[Any, Any] | None = None
 
     def compared(self, first: Tensor, own: Tensor) -> Tensor:
         """A parameter's versions ``[m, ...]``, with which the router's gradient compares.

@@ -212,6 +212,18 @@ def test_bf16_autocast_trains(family: str) -> None:
     assert model.task_vectors.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_routes_do_not_depend_on_the_precision_of_the_layers(training: bool) -> None:
+    model = routed("bart").train(training)
+    data = batch()
+    plans = []
+    for cast in (False, True):
+        torch.manual_seed(3)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=cast):
+            plans.append(model.plan(data["task_ids"]).weights)
+    assert torch.equal(*plans)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
