@@ -64,9 +64,9 @@ class TaskMoE(MultiTaskModel):
         task_vectors: ``[tasks, task_dim]``; drawn from a standard normal if ``None``.
 
     Attributes:
-        defers_gradients: whether weights' gradients may be worked out when backward has left their
-            layer, which saves memory (:class:`~moe_tasks.experts.grouped.Deferred`); ``False``
-            where weights are in this process for the time of their layer only.
+        weights_stay: whether weights lie in one place from the start of a forward pass to the end
+            of its backward pass. Gradients may then be worked out when backward has left their
+            layer, which saves memory (:class:`~moe_tasks.experts.grouped.Deferred`).
     """
 
     step: Tensor
@@ -94,7 +94,7 @@ class TaskMoE(MultiTaskModel):
         self.num_layers = len(all_layers)
         self._routed = [list(all_layers).index(name) for name in self.layer_names]
         self._routed_layers = [all_layers[name] for name in self.layer_names]
-        self.defers_gradients = True
+        self.weights_stay = True
         self.router = self._new_router()
         self.selection: Selection = configuration.part("selection", spec.selection)
         self._set_vectors(tasks, task_vectors)
@@ -269,7 +269,7 @@ class TaskMoE(MultiTaskModel):
         return weights.transpose(0, 1)
 
     def plan(self, task_ids: Tensor) -> RoutePlan:
-        """The route plan of rows with these task ids ``[B]``.
+        """The route plan of rows with these task ids ``[B]``, for one call of the model.
 
         Raises:
             UserError: an id that belongs to no task.
@@ -290,8 +290,9 @@ class TaskMoE(MultiTaskModel):
         else:
             weights = self._weights(logits)[:, list(places)]
             row_task = [places[row] for row in rows]
-        plan = RoutePlan.build(weights, row_task, mode, gradient)
-        return deferring(plan, self._routed_layers) if self.defers_gradients else plan
+        stays = self.weights_stay
+        plan = RoutePlan.build(weights, row_task, mode, gradient, stays=stays)
+        return deferring(plan, self._routed_layers) if stays else plan
 
     def forward(
         self,
@@ -317,6 +318,7 @@ class TaskMoE(MultiTaskModel):
             **kwargs,
         )
 
+    @torch.no_grad()
     def generate(self, input_ids: Tensor, *, task_ids: Tensor, **kwargs: Any) -> Any:
         """``generate`` of the backbone for rows ``[B, S]`` whose tasks may differ."""
         if self.selection.mode == "mix" and kwargs.get("use_cache") is not False:

@@ -42,7 +42,7 @@ class Gathered(Everything):
 
     def __init__(self, layout: Layout, model: Any, engine: Any, processes: Processes) -> None:
         super().__init__(layout)
-        model.defers_gradients = False  # weights are here for the time of their layer only
+        model.weights_stay = False  # weights are here for the time of their layer only
         backbone = backbone_of(model)
         engine.optimizer.parameter_offload.destroy()
         for hook in engine.optimizer._grad_acc_hooks:

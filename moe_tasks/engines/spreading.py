@@ -40,7 +40,7 @@ def spread_experts(
     peers = Peers(group, processes.rank % size, size, processes.calling)
     ownership = Ownership(model, size, peers, processes.rank, processes.world)
     ownership.claim()
-    model.defers_gradients = False  # rows, and so gradients, are others' too
+    model.weights_stay = False  # rows, and so gradients, are others' too
     return ownership, peers
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from moe_tasks.experts.block import Blocks, Versions, pack
+from moe_tasks.experts.grouped import Deferred, Linears
 from moe_tasks.experts.merging import SelectParameters, merge
 from moe_tasks.experts.routed_layer import RouteSlot
 from moe_tasks.routing.plan import LayerRoute, RoutePlan, Segment
@@ -98,8 +99,8 @@ class ExpertBank(nn.Module):
         }
         return self._per_task(x, route, chosen)
 
-    def deferred(self, route: LayerRoute) -> Any:
-        """Where a call under ``route`` may leave gradients for later, if anywhere."""
+    def deferring(self, route: LayerRoute) -> Linears | None:
+        """What works out gradients of a call under ``route`` later, if they had better wait."""
         return None
 
     def merged(self, x: Tensor, route: LayerRoute) -> Tensor:
@@ -168,9 +169,11 @@ def deferring(plan: RoutePlan, layers: Sequence[nn.Module]) -> RoutePlan:
     routes = []
     for route, layer in zip(plan.layers, layers, strict=True):
         own = route if route.gradient == "merge_st" else route.fixed()
-        found = {bank: bank.deferred(own) for bank in banks_of(layer)}
-        found = {bank: deferred for bank, deferred in found.items() if deferred is not None}
-        routes.append(dataclasses.replace(route, deferred=found) if found else route)
+        linears = {bank: bank.deferring(own) for bank in banks_of(layer)}
+        waiting = {bank: those for bank, those in linears.items() if those is not None}
+        if waiting:
+            route = dataclasses.replace(route, deferred=Deferred(waiting, own))
+        routes.append(route)
     return dataclasses.replace(plan, layers=tuple(routes))
 
 

@@ -180,8 +180,7 @@ def _routed_model_class(parent: Any) -> type:
             plan = kwargs.get("route_plan")
             ids, kwargs = super()._expand_inputs_for_generation(expand_size=expand_size, **kwargs)
             if plan is not None:
-                plan = plan.repeat_rows(expand_size) if expand_size > 1 else plan
-                kwargs["route_plan"] = plan.generating()
+                kwargs["route_plan"] = plan.repeat_rows(expand_size)
             return ids, kwargs
 
     return named_as(Routed, parent)

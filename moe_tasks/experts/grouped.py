@@ -7,8 +7,11 @@ Experts that no row uses get no gradient at all (``None``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -44,6 +47,15 @@ class Linears:
         bias = None if self.biases is None else self.biases.block
         return products(x, self.route.blocks, self.weights.block.mT, bias)
 
+    def input_gradients(self, grad_y: Tensor) -> Tensor:
+        """``[B, ..., in]`` of grouped rows."""
+        return products(grad_y, self.route.blocks, self.weights.block, None)
+
+    @property
+    def num_used(self) -> int:
+        """Parameters in :meth:`used`."""
+        return len(self.route.segments) * (1 if self.biases is None else 2)
+
     def outweigh(self, x: Tensor) -> bool:
         """Whether the weights' gradients have more numbers than ``x [B, ..., in]`` and outputs."""
         weight = self.weights.parameters[0]
@@ -54,7 +66,7 @@ class Linears:
     def gradients(
         self, x: Tensor, grad_y: Tensor, for_p: bool, for_used: Sequence[bool]
     ) -> tuple[Tensor | None, list[Any]]:
-        """Gradients of the route, ``[T, m]``, and of the parameters in use, from grouped rows."""
+        """Of grouped rows: the route's by run ``[runs, m]``, and those of the parameters in use."""
         if not (for_p or any(for_used)):
             return None, [None] * len(for_used)
         route, kinds = self.route, [k for k in (self.weights, self.biases) if k is not None]
@@ -64,84 +76,111 @@ class Linears:
         for versions, grad in zip(kinds, by_run, strict=True):
             first, block = versions.parameters[0], versions.block
             if for_p:
-                found = inner(grad, route.compared(first, block))
-                grad_p = found if grad_p is None else grad_p + found
-            runs = route.runs_of_segments if for_p else None
-            grads += of_segments(grad, runs, block.dtype) if any(for_used) else []
-        grads = wanted_only(grads, for_used) if grads else [None] * len(for_used)
-        return None if grad_p is None else by_task(route, grad_p), grads
+                found = inner(grad, route.compared(first, block)).to(route.weights.dtype)
+                grad_p = found if grad_p is None else grad_p.add_(found)
+            grads += of_segments(grad, route, block.dtype) if any(for_used) else []
+        return grad_p, wanted_only(grads, for_used) if grads else [None] * len(for_used)
+
+
+# What a linear layer's weight gradients are made of: its bank, inputs, and outputs' gradients.
+_Kept = tuple[Any, Tensor, Tensor]
 
 
 class Deferred:
-    """Gradients of a bank's linear layers that are worked out once activations are gone.
+    """Gradients of a layer's linear layers that are worked out once activations are gone.
 
     A weight's gradient is a product of the layer's inputs and its outputs' gradients. Where these
     two are smaller than it (few tokens per expert, as in the decoder of short targets) they are
     kept in its place until the backward pass has left the layers before. That is a matter of order
     only: of the nodes that are ready, autograd runs the one that was made last, and this one is
     made before the model's first layer runs.
+
+    Args:
+        linears: by bank, of those that may leave gradients here.
+        route: whose weights get a gradient.
+
+    Attributes:
+        handle: an input of every call that leaves gradients here.
     """
 
-    def __init__(self, linears: Linears) -> None:
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
-        self._calls = 0
-        p = linears.route.weights
-        self.handle: Tensor = _Deferred.apply(linears, self._kept, p, *linears.used())
+    def __init__(self, linears: Mapping[Any, Linears], route: LayerRoute) -> None:
+        self.linears = linears
+        # By call: another backward pass through the same one replaces what the first has left.
+        self._kept: dict[int, _Kept] = {}
+        self._numbers = itertools.count()
+        used = [parameter for each in linears.values() for parameter in each.used()]
+        self.handle: Tensor = _Deferred.apply(linears, self._kept, route, route.weights, *used)
 
-    def next_call(self) -> int:
-        self._calls += 1
-        return self._calls
+    def place(self, bank: Any) -> Callable[[Tensor, Tensor], None]:
+        """Where one call of ``bank`` leaves its inputs and its outputs' gradients."""
+        return partial(self._keep, next(self._numbers), bank)
 
-    def keep(self, call: int, x: Tensor, grad_y: Tensor) -> None:
-        self._kept[call] = (x.detach(), grad_y)  # with x's graph this would hold itself
+    def _keep(self, number: int, bank: Any, x: Tensor, grad_y: Tensor) -> None:
+        self._kept[number] = bank, x.detach(), grad_y  # with x's graph this would hold itself
 
 
 class _Deferred(GroupedFunction):
-    """Its output is an input of every call that may leave its gradients here."""
-
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, linears: Linears, kept: dict[int, tuple[Tensor, Tensor]], p: Tensor, *used: Tensor
+        ctx: Any,
+        linears: Mapping[Any, Linears],
+        kept: dict[int, _Kept],
+        route: LayerRoute,
+        p: Tensor,
+        *used: Tensor,
     ) -> Tensor:
-        ctx.linears, ctx.kept = linears, kept
+        ctx.linears, ctx.kept, ctx.route = linears, kept, route
         ctx.set_materialize_grads(False)
         return p.new_empty(())
 
     @staticmethod
     def backward(ctx: Any, _: None) -> tuple[Any, ...]:  # type: ignore[override]
-        _, _, for_p, *for_used = ctx.needs_input_grad
-        total: list[Any] = [None] * (1 + len(for_used))
+        _, _, _, for_p, *for_used = ctx.needs_input_grad
+        stops = list(accumulate(each.num_used for each in ctx.linears.values()))
+        places = dict(zip(ctx.linears, map(slice, [0, *stops], stops), strict=False))
+        grad_p: Tensor | None = None
+        grads: list[Tensor | None] = [None] * len(for_used)
         while ctx.kept:
-            grad_p, grads = ctx.linears.gradients(*ctx.kept.popitem()[1], for_p, for_used)
-            for place, grad in enumerate((grad_p, *grads)):
-                before = total[place]
-                total[place] = grad if before is None else before + grad
-        return None, None, *total
+            _, (bank, x, grad_y) = ctx.kept.popitem()
+            place = places[bank]
+            more_p, more = ctx.linears[bank].gradients(x, grad_y, for_p, for_used[place])
+            grad_p = _sum(grad_p, more_p)
+            grads[place] = list(map(_sum, grads[place], more))
+        return None, None, None, by_task(ctx.route, grad_p), *grads
 
 
-def grouped_linear(x: Tensor, linears: Linears, deferred: Deferred | None) -> Tensor:
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    if one is None or other is None:
+        return one if other is None else other
+    return one + other
+
+
+def grouped_linear(
+    x: Tensor, route: LayerRoute, linears: Linears, deferred: Deferred | None, bank: Any
+) -> Tensor:
     """``x [B, ..., in] -> [B, ..., out]``, each row through the expert its task selected.
 
     Args:
-        deferred: where gradients of weights and route are left to be worked out, if anywhere.
+        deferred: where ``bank`` leaves gradients of weights and route to be worked out, if it does.
     """
     device = x.device.type
     if not torch.is_autocast_enabled(device):
-        return _linear(x, linears, deferred)
+        return _linear(x, route, linears, deferred, bank)
     x = x.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        return _linear(x, linears, deferred)
+        return _linear(x, route, linears, deferred, bank)
 
 
-def _linear(x: Tensor, linears: Linears, deferred: Deferred | None) -> Tensor:
-    route = linears.route
+def _linear(
+    x: Tensor, route: LayerRoute, linears: Linears, deferred: Deferred | None, bank: Any
+) -> Tensor:
     x = route.gather(x)
     if not torch.is_grad_enabled():
         y = linears.outputs(x)
     elif deferred is None:
         y = _GroupedLinear.apply(x, route.weights, linears, None, *linears.used())
     else:
-        y = _GroupedLinear.apply(x, None, linears, deferred, deferred.handle)
+        y = _GroupedLinear.apply(x, None, linears, deferred.place(bank), deferred.handle)
     return route.scatter(y)
 
 
@@ -165,28 +204,25 @@ class _GroupedLinear(GroupedFunction):
         x: Tensor,
         p: Tensor | None,
         linears: Linears,
-        deferred: Deferred | None,
+        leave: Callable[[Tensor, Tensor], None] | None,
         *used: Tensor,
     ) -> Tensor:
-        ctx.linears, ctx.deferred = linears, deferred
-        ctx.call = None if deferred is None else deferred.next_call()
+        ctx.linears, ctx.leave = linears, leave
         ctx.save_for_backward(x)
         return linears.outputs(x)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        linears, deferred = ctx.linears, ctx.deferred
+        linears, leave = ctx.linears, ctx.leave
         for_x, for_p, _, _, *for_used = ctx.needs_input_grad
         grad_y = grad_y.contiguous()
-        grad_x = None
-        if for_x:
-            grad_x = products(grad_y, linears.route.blocks, linears.weights.block, None)
-        if deferred is not None:
-            deferred.keep(ctx.call, x, grad_y)
+        grad_x = linears.input_gradients(grad_y) if for_x else None
+        if leave is not None:
+            leave(x, grad_y)
             return grad_x, None, None, None, None
         grad_p, grads = linears.gradients(x, grad_y, for_p, for_used)
-        return grad_x, grad_p, None, None, *grads
+        return grad_x, by_task(linears.route, grad_p), None, None, *grads
 
 
 def wanted_only(grads: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:

@@ -52,13 +52,16 @@ class _GroupedLayerNorm(GroupedFunction):
         route, weights, biases = ctx.route, ctx.weights, ctx.biases
         for_x, for_p, _, _, _, _, *for_used = ctx.needs_input_grad
         weight, bias = weights.block, biases.block
-        saved, (grad_x, grad_w, grad_b) = ctx.saved_tensors, ([], [], [])
-        for run in route.task_segments:
-            rows, expert = slice(run.start, run.stop), route.keys[run.key]
-            x, mean, deviation = (tensor[rows] for tensor in saved)
-            found = torch.ops.aten.native_layer_norm_backward(
-                grad[rows].contiguous(), x, x.shape[-1:], mean, deviation, weight[expert],
-                bias[expert], [for_x, True, True],
+        grad_x, grad_w, grad_b = [], [], []
+        sizes = [run.rows for run in route.task_segments]
+        by_run = zip(
+            *(t.split(sizes) for t in (grad.contiguous(), *ctx.saved_tensors)), strict=True
+        )
+        experts = [route.keys[run.key] for run in route.task_segments]
+        for expert, (grad_y, x, mean, deviation) in zip(experts, by_run, strict=True):
+            found = torch.ops.aten.native_layer_norm_backward.default(
+                grad_y, x, x.shape[-1:], mean, deviation, weights.parameters[expert],
+                biases.parameters[expert], [for_x, True, True],
             )  # fmt: skip
             for grads, one in zip((grad_x, grad_w, grad_b), found, strict=True):
                 grads.append(one)
@@ -68,8 +71,8 @@ class _GroupedLayerNorm(GroupedFunction):
             grad_p = inner(of_weight, route.compared(weights.parameters[0], weight))
             grad_p += inner(of_bias, route.compared(biases.parameters[0], bias))
             grad_p = by_task(route, grad_p)
-        runs, dtype = route.runs_of_segments, weight.dtype
-        grads = of_segments(of_weight, runs, dtype) + of_segments(of_bias, runs, dtype)
+        grads = of_segments(of_weight, route, weight.dtype)
+        grads += of_segments(of_bias, route, weight.dtype)
         grad_x = torch.cat(grad_x) if for_x else None
         return grad_x, grad_p, None, None, None, None, *wanted_only(grads, for_used)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from moe_tasks.experts.bank import ExpertBank
-from moe_tasks.experts.grouped import Deferred, Linears, grouped_linear
+from moe_tasks.experts.grouped import Linears, grouped_linear
 from moe_tasks.experts.grouped_norm import grouped_layer_norm, grouped_scale
 from moe_tasks.experts.merging import merge
 from moe_tasks.experts.routed_layer import RouteSlot
@@ -23,19 +23,20 @@ class LinearBank(ExpertBank):
     _defers = True
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        linears, deferred = self._linears(route), None
+        deferred = route.deferred
+        linears = None if deferred is None else deferred.linears.get(self)
+        if linears is None:
+            linears, deferred = self._linears(route), None
         if torch.is_grad_enabled():
             self._defers = linears.outweigh(x)
-            if self._defers and route.deferred is not None:
-                deferred = route.deferred.get(self)
-        return grouped_linear(x, linears, deferred)
+        return grouped_linear(x, route, linears, deferred if self._defers else None, self)
 
     def _linears(self, route: LayerRoute) -> Linears:
         biases = self.versions("bias", route) if self._has_bias else None
         return Linears(route, self.versions("weight", route), biases)
 
-    def deferred(self, route: LayerRoute) -> Deferred | None:
-        return Deferred(self._linears(route)) if self._defers else None
+    def deferring(self, route: LayerRoute) -> Linears | None:
+        return self._linears(route) if self._defers else None
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
         return self.selected_learning(x, route)

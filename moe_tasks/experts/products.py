@@ -91,24 +91,29 @@ def run_grads(x: Tensor, grad_y: Tensor, blocks: Sequence[Block], of_bias: bool)
     return grads
 
 
-def of_segments(grads: Tensor, runs: Sequence[slice] | None, dtype: torch.dtype) -> list[Any]:
-    """Sums of ``grads [runs, ...]`` over each segment's runs (one, if ``None``)."""
+def of_segments(grads: Tensor, route: LayerRoute, dtype: torch.dtype) -> list[Any]:
+    """Sums of ``grads [runs, ...]`` over the runs of each segment, or as they are, one for each."""
     if grads.dtype != dtype:
         grads = grads.to(dtype)
-    if runs is None or len(runs) == grads.shape[0]:
+    if len(route.segments) == grads.shape[0]:
         return list(grads.unbind())
-    sums = grads.new_empty(len(runs), *grads.shape[1:])  # next to each other, as ``joined`` likes
-    for total, run in zip(sums.unbind(), runs, strict=True):
-        first, *others = grads[run].unbind()
-        if not others:
-            total.copy_(first)
-        for place, other in enumerate(others):  # less than torch's sum takes
-            torch.add(total if place else first, other, out=total)
+    if grads.dim() == 2:
+        return list(torch.mm(route.runs_in_segments.to(dtype), grads).unbind())
+    sums = grads.new_empty(len(route.segments), *grads.shape[1:])  # together, as ``joined`` likes
+    parts = iter(grads.unbind())
+    for total, run in zip(sums.unbind(), route.runs_of_segments, strict=True):
+        before = next(parts)
+        for _ in range(run.stop - run.start - 1):  # less than torch's sum takes
+            before = torch.add(before, next(parts), out=total)
+        if before is not total:
+            total.copy_(before)
     return list(sums.unbind())
 
 
-def by_task(route: LayerRoute, by_run: Tensor) -> Tensor:
-    """``[T, m]`` from ``[runs, m]``; a task has one run, or none."""
+def by_task(route: LayerRoute, by_run: Tensor | None) -> Tensor | None:
+    """``[T, m]`` from ``[runs, m]``, if any; a task has one run, or none."""
+    if by_run is None:
+        return None
     if by_run.dtype != route.weights.dtype:
         by_run = by_run.to(route.weights.dtype)
     if route.tasks_in_order:

@@ -70,8 +70,8 @@ class LayerRoute:
         task_segments: runs of one task each; they refine ``segments``.
         everywhere: where experts are spread over processes, in the backward pass of this layer, all
             m experts' versions of a parameter by the first one that is here.
-        memory: while tokens are generated, where the layer's parameters lie; they do not move.
-        deferred: by bank, what works out gradients late (:mod:`moe_tasks.experts.grouped`).
+        memory: where the layer's parameters lie, if they stay there while the plan is used.
+        deferred: what works out gradients late (:class:`~moe_tasks.experts.grouped.Deferred`).
     """
 
     mode: Mode
@@ -86,7 +86,7 @@ class LayerRoute:
     task_segments: tuple[Segment, ...]
     everywhere: Mapping[Tensor, Tensor] | None = None
     memory: dict[Any, Tensor] | None = None
-    deferred: Mapping[Any, Any] | None = None
+    deferred: Any = None
 
     def compared(self, first: Tensor, own: Tensor) -> Tensor:
         """A parameter's versions ``[m, ...]``, with which the router's gradient compares.
@@ -118,6 +118,15 @@ class LayerRoute:
         stops = [segment.stop for segment in self.task_segments]
         borders = [0, *(stops.index(segment.stop) + 1 for segment in self.segments)]
         return tuple(slice(a, b) for a, b in pairwise(borders))
+
+    @cached_property
+    def runs_in_segments(self) -> Tensor:
+        """``[segments, runs]``, 1 where the run is the segment's."""
+        rows = [
+            [float(run.start <= r < run.stop) for r in range(len(self.task_segments))]
+            for run in self.runs_of_segments
+        ]
+        return torch.tensor(rows).to(self.row_task.device)
 
     @cached_property
     def run_tasks(self) -> Tensor:
@@ -221,9 +230,18 @@ class RoutePlan:
 
     @staticmethod
     def build(
-        weights: Tensor, row_task: Sequence[int], mode: Mode, gradient: RouterGradient = "merge_st"
+        weights: Tensor,
+        row_task: Sequence[int],
+        mode: Mode,
+        gradient: RouterGradient = "merge_st",
+        *,
+        stays: bool = False,
     ) -> RoutePlan:
         """Plan for rows whose tasks are ``row_task`` (places among the T) with ``weights``.
+
+        Args:
+            stays: that no parameter moves while the plan is used; where they lie is then looked up
+                once.
 
         ``select`` takes each task's strongest expert; it needs one host-device synchronisation
         (``argmax`` to the host) per call and sends one tensor back.
@@ -258,19 +276,15 @@ class RoutePlan:
                     inverse=None if in_place else inverses[index],
                     segments=segments_of([layer_keys[task] for task in tasks]),
                     task_segments=segments_of(tasks),
+                    memory={} if stays else None,
                 )
             )
         return RoutePlan(tuple(layers), mode, gradient, weights, tuple(row_task))
 
     def repeat_rows(self, times: int) -> RoutePlan:
-        """The plan of a batch whose rows each occur ``times`` in a row, as beams do."""
+        """For generation, the plan of a batch whose rows each occur ``times`` in a row (beams)."""
         rows = [task for task in self.row_task for _ in range(times)]
-        return RoutePlan.build(self.weights, rows, self.mode, self.gradient)
-
-    def generating(self) -> RoutePlan:
-        """The same for a call that generates, in which a layer runs once per token."""
-        layers = tuple(dataclasses.replace(layer, memory={}) for layer in self.layers)
-        return dataclasses.replace(self, layers=layers)
+        return RoutePlan.build(self.weights, rows, self.mode, self.gradient, stays=True)
 
 
 def order_rows(row_task: Sequence[int], keys: Sequence[int]) -> list[int]:

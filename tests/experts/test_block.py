@@ -100,7 +100,7 @@ def test_a_parameter_changed_alone_changes_its_block() -> None:
 def generated(bank: ExpertBank, x: Tensor, tokens: int) -> list[Tensor]:
     """Outputs for so many tokens ``x [B, 1, D]``, as in one call of ``generate``."""
     routes = nn.functional.one_hot(EXPERTS, M).float()[None]
-    bank.slot.route = RoutePlan.build(routes, ROWS, "select").generating().layers[0]
+    bank.slot.route = RoutePlan.build(routes, ROWS, "select", stays=True).layers[0]
     outputs = [bank(x) for _ in range(tokens)]
     bank.slot.route = None
     return outputs

@@ -58,7 +58,7 @@ def test_gradients_wait_where_tokens_are_few() -> None:
     assert not waits(model, MANY)
     waits(model, FEW)  # the first small batch after a large one shows that it is small
     assert waits(model, FEW)
-    model.defers_gradients = False
+    model.weights_stay = False
     assert not waits(model, FEW)
 
 
@@ -77,7 +77,7 @@ def test_late_gradients_are_the_same(
     cast: Any = torch.autocast("cpu", precision, enabled=precision != torch.float32)
     with cast:
         late = gradients(model, data)
-        model.defers_gradients = False
+        model.weights_stay = False
         at_once = gradients(model, data)
     assert late.keys() == at_once.keys()
     for name, grad in at_once.items():
@@ -118,7 +118,7 @@ def test_frozen_experts_have_nothing_to_wait_for() -> None:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".experts." not in name)
     late = gradients(model, FEW)
-    model.defers_gradients = False
+    model.weights_stay = False
     at_once = gradients(model, FEW)
     assert late.keys() == at_once.keys()
     for name, grad in at_once.items():
@@ -128,11 +128,10 @@ def test_frozen_experts_have_nothing_to_wait_for() -> None:
 def test_what_was_never_worked_out_is_forgotten_with_the_graph() -> None:
     model = routed("bart").train()
     plan = model.plan(FEW["task_ids"])
-    deferred = [d for layer in plan.layers for d in (layer.deferred or {}).values()]
-    assert deferred
-    alive = [weakref.ref(d) for d in deferred]
+    alive = [weakref.ref(layer.deferred) for layer in plan.layers if layer.deferred]
+    assert alive
     embedding = model.backbone.get_input_embeddings().weight
     torch.autograd.grad(model(**FEW, route_plan=plan).loss, embedding)
-    del plan, deferred
+    del plan
     gc.collect()
     assert not any(reference() for reference in alive)
