@@ -129,9 +129,11 @@ def inner(rows: Tensor, block: Tensor) -> Tensor:
         block = block.to(rows.dtype)
     if pieces == 1:
         return torch.mm(rows.flatten(1), block.flatten(1).mT)
-    block = block.reshape(block.shape[0], pieces, -1)
-    rows = rows.reshape(rows.shape[0], pieces, -1)
-    return torch.bmm(rows.transpose(0, 1), block.permute(1, 2, 0)).sum(0)
+    few, many = (block, rows) if len(block) < len(rows) else (rows, block)  # a CPU's faster order
+    few = few.reshape(len(few), pieces, -1).transpose(0, 1)
+    many = many.reshape(len(many), pieces, -1).permute(1, 2, 0)
+    found = torch.bmm(few, many).sum(0)  # [few, many]
+    return found.mT if len(block) < len(rows) else found
 
 
 @lru_cache
