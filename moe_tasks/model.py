@@ -15,8 +15,9 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from moe_tasks import config as configuration
 from moe_tasks.errors import UserError
-from moe_tasks.experts.bank import deferring, expert_distance
+from moe_tasks.experts.bank import expert_distance
 from moe_tasks.experts.convert import convert, named_layers, squeeze
+from moe_tasks.experts.deferred import deferring
 from moe_tasks.experts.routed_layer import cache_for_experts
 from moe_tasks.multitask import MultiTaskModel
 from moe_tasks.routing.plan import RoutePlan
@@ -66,7 +67,7 @@ class TaskMoE(MultiTaskModel):
     Attributes:
         weights_stay: whether weights lie in one place from the start of a forward pass to the end
             of its backward pass. Gradients may then be worked out when backward has left their
-            layer, which saves memory (:class:`~moe_tasks.experts.grouped.Deferred`).
+            layer, which saves memory (:class:`~moe_tasks.experts.deferred.Deferred`).
     """
 
     step: Tensor

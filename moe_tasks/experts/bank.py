@@ -9,7 +9,6 @@ gradient, costs the optimizer nothing, and is one tensor in a checkpoint.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -19,10 +18,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from moe_tasks.experts.block import Blocks, Versions, pack
-from moe_tasks.experts.grouped import Deferred, Linears
+from moe_tasks.experts.grouped import Linears
 from moe_tasks.experts.merging import SelectParameters, merge
 from moe_tasks.experts.routed_layer import RouteSlot
-from moe_tasks.routing.plan import LayerRoute, RoutePlan, Segment
+from moe_tasks.routing.plan import LayerRoute, Segment
 
 
 class ExpertBank(nn.Module):
@@ -160,21 +159,6 @@ def banks_of(module: nn.Module) -> Iterator[ExpertBank]:
             yield child
         else:
             yield from banks_of(child)
-
-
-def deferring(plan: RoutePlan, layers: Sequence[nn.Module]) -> RoutePlan:
-    """``plan`` for a call of the routed ``layers`` that learns; it holds for one call."""
-    if plan.mode != "select" or not torch.is_grad_enabled():
-        return plan
-    routes = []
-    for route, layer in zip(plan.layers, layers, strict=True):
-        own = route if route.gradient == "merge_st" else route.fixed()
-        linears = {bank: bank.deferring(own) for bank in banks_of(layer)}
-        waiting = {bank: those for bank, those in linears.items() if those is not None}
-        if waiting:
-            route = dataclasses.replace(route, deferred=Deferred(waiting, own))
-        routes.append(route)
-    return dataclasses.replace(plan, layers=tuple(routes))
 
 
 def expert_distance(model: nn.Module) -> Tensor:

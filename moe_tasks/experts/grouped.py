@@ -7,11 +7,8 @@ Experts that no row uses get no gradient at all (``None``).
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -82,105 +79,37 @@ class Linears:
         return grad_p, wanted_only(grads, for_used) if grads else [None] * len(for_used)
 
 
-# What a linear layer's weight gradients are made of: its bank, inputs, and outputs' gradients.
-_Kept = tuple[Any, Tensor, Tensor]
-
-
-class Deferred:
-    """Gradients of a layer's linear layers that are worked out once activations are gone.
-
-    A weight's gradient is a product of the layer's inputs and its outputs' gradients. Where these
-    two are smaller than it (few tokens per expert, as in the decoder of short targets) they are
-    kept in its place until the backward pass has left the layers before. That is a matter of order
-    only: of the nodes that are ready, autograd runs the one that was made last, and this one is
-    made before the model's first layer runs.
-
-    Args:
-        linears: by bank, of those that may leave gradients here.
-        route: whose weights get a gradient.
+@dataclass(frozen=True)
+class Later:
+    """Where one call's gradients of weights and route are worked out later.
 
     Attributes:
-        handle: an input of every call that leaves gradients here.
+        handle: what the call takes instead of the parameters in use.
+        leave: called in its backward pass with the grouped inputs and their outputs' gradients.
     """
 
-    def __init__(self, linears: Mapping[Any, Linears], route: LayerRoute) -> None:
-        self.linears = linears
-        # By call: another backward pass through the same one replaces what the first has left.
-        self._kept: dict[int, _Kept] = {}
-        self._numbers = itertools.count()
-        used = [parameter for each in linears.values() for parameter in each.used()]
-        self.handle: Tensor = _Deferred.apply(linears, self._kept, route, route.weights, *used)
-
-    def place(self, bank: Any) -> Callable[[Tensor, Tensor], None]:
-        """Where one call of ``bank`` leaves its inputs and its outputs' gradients."""
-        return partial(self._keep, next(self._numbers), bank)
-
-    def _keep(self, number: int, bank: Any, x: Tensor, grad_y: Tensor) -> None:
-        self._kept[number] = bank, x.detach(), grad_y  # with x's graph this would hold itself
+    handle: Tensor
+    leave: Callable[[Tensor, Tensor], None]
 
 
-class _Deferred(GroupedFunction):
-    @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        linears: Mapping[Any, Linears],
-        kept: dict[int, _Kept],
-        route: LayerRoute,
-        p: Tensor,
-        *used: Tensor,
-    ) -> Tensor:
-        ctx.linears, ctx.kept, ctx.route = linears, kept, route
-        ctx.set_materialize_grads(False)
-        return p.new_empty(())
-
-    @staticmethod
-    def backward(ctx: Any, _: None) -> tuple[Any, ...]:  # type: ignore[override]
-        _, _, _, for_p, *for_used = ctx.needs_input_grad
-        stops = list(accumulate(each.num_used for each in ctx.linears.values()))
-        places = dict(zip(ctx.linears, map(slice, [0, *stops], stops), strict=False))
-        grad_p: Tensor | None = None
-        grads: list[Tensor | None] = [None] * len(for_used)
-        while ctx.kept:
-            _, (bank, x, grad_y) = ctx.kept.popitem()
-            place = places[bank]
-            more_p, more = ctx.linears[bank].gradients(x, grad_y, for_p, for_used[place])
-            grad_p = _sum(grad_p, more_p)
-            grads[place] = list(map(_sum, grads[place], more))
-        return None, None, None, by_task(ctx.route, grad_p), *grads
-
-
-def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    if one is None or other is None:
-        return one if other is None else other
-    return one + other
-
-
-def grouped_linear(
-    x: Tensor, route: LayerRoute, linears: Linears, deferred: Deferred | None, bank: Any
-) -> Tensor:
-    """``x [B, ..., in] -> [B, ..., out]``, each row through the expert its task selected.
-
-    Args:
-        deferred: where ``bank`` leaves gradients of weights and route to be worked out, if it does.
-    """
+def grouped_linear(x: Tensor, route: LayerRoute, linears: Linears, later: Later | None) -> Tensor:
+    """``x [B, ..., in] -> [B, ..., out]``, each row through the expert its task selected."""
     device = x.device.type
     if not torch.is_autocast_enabled(device):
-        return _linear(x, route, linears, deferred, bank)
+        return _linear(x, route, linears, later)
     x = x.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        return _linear(x, route, linears, deferred, bank)
+        return _linear(x, route, linears, later)
 
 
-def _linear(
-    x: Tensor, route: LayerRoute, linears: Linears, deferred: Deferred | None, bank: Any
-) -> Tensor:
+def _linear(x: Tensor, route: LayerRoute, linears: Linears, later: Later | None) -> Tensor:
     x = route.gather(x)
     if not torch.is_grad_enabled():
         y = linears.outputs(x)
-    elif deferred is None:
+    elif later is None:
         y = _GroupedLinear.apply(x, route.weights, linears, None, *linears.used())
     else:
-        y = _GroupedLinear.apply(x, None, linears, deferred.place(bank), deferred.handle)
+        y = _GroupedLinear.apply(x, None, linears, later.leave, later.handle)
     return route.scatter(y)
 
 

@@ -23,13 +23,12 @@ class LinearBank(ExpertBank):
     _defers = True
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        deferred = route.deferred
-        linears = None if deferred is None else deferred.linears.get(self)
-        if linears is None:
-            linears, deferred = self._linears(route), None
+        linears, later = self._linears(route), None
         if torch.is_grad_enabled():
             self._defers = linears.outweigh(x)
-        return grouped_linear(x, route, linears, deferred if self._defers else None, self)
+            if self._defers and route.deferred is not None:
+                later = route.deferred.place(self)
+        return grouped_linear(x, route, linears, later)
 
     def _linears(self, route: LayerRoute) -> Linears:
         biases = self.versions("bias", route) if self._has_bias else None

@@ -71,7 +71,7 @@ class LayerRoute:
         everywhere: where experts are spread over processes, in the backward pass of this layer, all
             m experts' versions of a parameter by the first one that is here.
         memory: where the layer's parameters lie, if they stay there while the plan is used.
-        deferred: what works out gradients late (:class:`~moe_tasks.experts.grouped.Deferred`).
+        deferred: what works out gradients late (:class:`~moe_tasks.experts.deferred.Deferred`).
     """
 
     mode: Mode
