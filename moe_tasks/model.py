@@ -291,9 +291,8 @@ class TaskMoE(MultiTaskModel):
         else:
             weights = self._weights(logits)[:, list(places)]
             row_task = [places[row] for row in rows]
-        stays = self.weights_stay
-        plan = RoutePlan.build(weights, row_task, mode, gradient, stays=stays)
-        return deferring(plan, self._routed_layers) if stays else plan
+        plan = RoutePlan.build(weights, row_task, mode, gradient, stays=self.weights_stay)
+        return deferring(plan, self._routed_layers) if self.weights_stay else plan
 
     def forward(
         self,

@@ -32,8 +32,9 @@ def deferring(plan: RoutePlan, layers: Sequence[nn.Module]) -> RoutePlan:
     return dataclasses.replace(plan, layers=tuple(routes))
 
 
-# What a linear layer's weight gradients are made of: its bank, inputs, and outputs' gradients.
-_Kept = tuple[Any, Tensor, Tensor]
+# What weight gradients are made of: their layer, inputs and outputs' gradients, and where among the
+# gradients of all parameters in use they belong.
+_Kept = tuple[Linears, slice, Tensor, Tensor]
 
 
 class Deferred:
@@ -51,51 +52,48 @@ class Deferred:
     """
 
     def __init__(self, linears: Mapping[Any, Linears], route: LayerRoute) -> None:
-        self._linears = linears
         # By call: another backward pass through the same one replaces what the first has left.
         self._kept: dict[int, _Kept] = {}
         self._numbers = itertools.count()
-        used = [parameter for each in linears.values() for parameter in each.used()]
-        self._handle: Tensor = _Deferred.apply(linears, self._kept, route, route.weights, *used)
+        self._parts: dict[Any, tuple[Linears, slice]] = {}
+        used: list[Tensor] = []
+        for bank, each in linears.items():
+            own = each.used()
+            self._parts[bank] = each, slice(len(used), len(used) + len(own))
+            used += own
+        self._handle: Tensor = _Deferred.apply(self._kept, route, route.weights, *used)
 
     def place(self, bank: Any) -> Later | None:
         """For one call of ``bank``, if it may wait."""
-        if bank not in self._linears:
+        if bank not in self._parts:
             return None
-        return Later(self._handle, partial(self._keep, next(self._numbers), bank))
+        return Later(self._handle, partial(self._keep, next(self._numbers), *self._parts[bank]))
 
-    def _keep(self, number: int, bank: Any, x: Tensor, grad_y: Tensor) -> None:
-        self._kept[number] = bank, x.detach(), grad_y  # with x's graph this would hold itself
+    def _keep(self, number: int, linears: Linears, part: slice, x: Tensor, grad_y: Tensor) -> None:
+        # Detached: with x's graph this would hold itself.
+        self._kept[number] = linears, part, x.detach(), grad_y
 
 
 class _Deferred(GroupedFunction):
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any,
-        linears: Mapping[Any, Linears],
-        kept: dict[int, _Kept],
-        route: LayerRoute,
-        p: Tensor,
-        *used: Tensor,
+        ctx: Any, kept: dict[int, _Kept], route: LayerRoute, p: Tensor, *used: Tensor
     ) -> Tensor:
-        ctx.linears, ctx.kept, ctx.route = linears, kept, route
+        ctx.kept, ctx.route = kept, route
         ctx.set_materialize_grads(False)
         return p.new_empty(())
 
     @staticmethod
     def backward(ctx: Any, _: None) -> tuple[Any, ...]:  # type: ignore[override]
-        _, _, _, for_p, *for_used = ctx.needs_input_grad
-        stops = list(itertools.accumulate(each.num_used for each in ctx.linears.values()))
-        places = dict(zip(ctx.linears, map(slice, [0, *stops], stops), strict=False))
+        _, _, for_p, *for_used = ctx.needs_input_grad
         grad_p: Tensor | None = None
         grads: list[Tensor | None] = [None] * len(for_used)
         while ctx.kept:
-            _, (bank, x, grad_y) = ctx.kept.popitem()
-            place = places[bank]
-            more_p, more = ctx.linears[bank].gradients(x, grad_y, for_p, for_used[place])
+            _, (linears, part, x, grad_y) = ctx.kept.popitem()
+            more_p, more = linears.gradients(x, grad_y, for_p, for_used[part])
             grad_p = _sum(grad_p, more_p)
-            grads[place] = list(map(_sum, grads[place], more))
-        return None, None, None, by_task(ctx.route, grad_p), *grads
+            grads[part] = list(map(_sum, grads[part], more))
+        return None, None, by_task(ctx.route, grad_p), *grads
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:

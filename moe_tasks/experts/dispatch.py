@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moe_tasks.experts.bank import ExpertBank, banks_of
+from moe_tasks.experts.bank import banks_of
 from moe_tasks.experts.block import block_of
 from moe_tasks.experts.peers import Peers, Sent
 from moe_tasks.experts.routed_layer import (
@@ -88,7 +88,8 @@ class _Away(RemoteRoute):
         output = rows_changed(output, lambda _: next(home), trip.computed)
         if not self.learns or self._merges:
             return output
-        visitors = Visitors(batch, self.number, self.keys, luggage, slot, _first_bank(layer).here)
+        here = next(banks_of(layer)).here
+        visitors = Visitors(batch, self.number, self.keys, luggage, slot, here)
         weights = batch.plan.weights[self.number]
         return with_hidden(output, ProbedGradient.apply(hidden_of(output), weights, visitors))
 
@@ -109,7 +110,7 @@ class _Away(RemoteRoute):
             call = luggage.call_with(
                 [x[:2].detach() for x in luggage.sent], [x[:2] for x in luggage.still]
             )
-            with slot.holding(_first_bank(layer).here[0]):
+            with slot.holding(next(banks_of(layer)).here[0]):
                 output = call()
         else:
             sent = [_at_least_two(x) for x in received]
@@ -125,7 +126,7 @@ class _Away(RemoteRoute):
     def _route(self, layer: nn.Module) -> LayerRoute:
         weights = self.batch.plan.weights[self.number]
         weights = weights if self._merges else weights.detach()
-        return self.trip.route(_first_bank(layer).here, weights, self.batch.everywhere)
+        return self.trip.route(next(banks_of(layer)).here, weights, self.batch.everywhere)
 
     def _gather(self, layer: nn.Module) -> Any:
         """What brings all experts of ``layer`` here."""
@@ -144,10 +145,6 @@ class _Away(RemoteRoute):
                 batch.everywhere[first] = found.reshape(-1, *block.shape[1:])
 
         return gather
-
-
-def _first_bank(layer: nn.Module) -> ExpertBank:
-    return next(banks_of(layer))
 
 
 def _at_least_two(x: Tensor) -> Tensor:

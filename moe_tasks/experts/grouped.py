@@ -48,11 +48,6 @@ class Linears:
         """``[B, ..., in]`` of grouped rows."""
         return products(grad_y, self.route.blocks, self.weights.block, None)
 
-    @property
-    def num_used(self) -> int:
-        """Parameters in :meth:`used`."""
-        return len(self.route.segments) * (1 if self.biases is None else 2)
-
     def outweigh(self, x: Tensor) -> bool:
         """Whether the weights' gradients have more numbers than ``x [B, ..., in]`` and outputs."""
         weight = self.weights.parameters[0]
