@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from moe_tasks.experts.block import Blocks, Versions, pack
+from moe_tasks.experts.block import Versions, pack
 from moe_tasks.experts.grouped import Linears
 from moe_tasks.experts.merging import SelectParameters, merge
 from moe_tasks.experts.routed_layer import RouteSlot
@@ -47,15 +47,18 @@ class ExpertBank(nn.Module):
 
     def pack(self) -> None:
         """Let all versions of a parameter lie in one piece of memory."""
-        self._blocks = Blocks()
-        self._has_bias = "bias" in self.parameter_names()
-        for name in self.parameter_names():
-            pack(self.stack(name))
+        experts = list(self.experts)
+        self._versions = {name: _versions(experts, name) for name in self.parameter_names()}
+        for versions in self._versions.values():
+            pack(versions.parameters)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         super()._apply(*args, **kwargs)  # e.g. .to(device), which moves each parameter
         self.pack()
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_versions"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # a copy's parameters have been copied one by one
@@ -119,16 +122,18 @@ class ExpertBank(nn.Module):
 
     def stack(self, name: str) -> list[nn.Parameter]:
         """The parameter of that name of every expert that is here."""
-        if len(self.here) < len(self.experts):
-            return [self.experts[expert].get_parameter(name) for expert in self.here]
-        if "." in name:
-            return [expert.get_parameter(name) for expert in self.experts]
-        experts = self._modules["experts"]._modules.values()  # type: ignore[union-attr]
-        return [expert._parameters[name] for expert in experts]  # type: ignore[misc,union-attr]  # five times as fast, and called for every leaf
+        return self.versions(name).parameters
 
-    def versions(self, name: str, route: LayerRoute) -> Versions:
+    def versions(self, name: str) -> Versions:
         """The same, for the functions of :mod:`moe_tasks.experts.grouped`."""
-        return Versions(name, self.stack, self._blocks, route.memory)
+        all_of_them = self._versions[name]
+        if len(self.here) == len(all_of_them):
+            return all_of_them
+        return _versions([self.experts[expert] for expert in self.here], name)
+
+    @property
+    def biases(self) -> Versions | None:
+        return self.versions("bias") if "bias" in self._versions else None
 
     def _expert(self, key: int) -> nn.Module:
         return self.experts[self.here[key]]
@@ -150,6 +155,11 @@ class ExpertBank(nn.Module):
                 for name, parameter in leaf.named_parameters():
                     parameter.copy_(merge(weights[None], self.stack(name))[0])
         return leaf
+
+
+def _versions(experts: Sequence[nn.Module], name: str) -> Versions:
+    path, _, last = name.rpartition(".")
+    return Versions([expert.get_submodule(path)._parameters for expert in experts], last)
 
 
 def banks_of(module: nn.Module) -> Iterator[ExpertBank]:

@@ -5,12 +5,13 @@ Each version stays a parameter of its own; only its numbers lie next to the othe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from moe_tasks.routing.plan import Block
 
 
 @torch.no_grad()
@@ -31,61 +32,65 @@ def block_of(parameters: Sequence[Tensor]) -> Tensor:
     return torch.stack([p.detach() for p in parameters]) if packed is None else packed
 
 
-class Blocks:
-    """Where a bank's parameters lie packed, by name: found out once, not in every call.
-
-    A copy of a bank starts without memories.
-    """
-
-    def __init__(self) -> None:
-        self._places: dict[str, list[int]] = {}
-
-    def __reduce__(self) -> tuple[type[Blocks], tuple[()]]:
-        return Blocks, ()
-
-    def of(self, name: str, parameters: Sequence[Tensor]) -> Tensor:
-        """:func:`block_of` the parameters that are called ``name``."""
-        places = [parameter.data_ptr() for parameter in parameters]
-        if places == self._places.get(name):
-            block = _view(parameters[0], len(places))
-            if block is not None:
-                return block
-        block = _packed(parameters)
-        self._places[name] = [] if block is None else places
-        return block_of(parameters) if block is None else block
-
-
 class Versions:
-    """All m versions of a parameter.
+    """All m versions of a leaf's parameter, and where they lie.
 
     Args:
-        stack: gives them by their name.
-        memory: of a call during which they do not move, blocks that it has looked up.
+        holders: of each expert, the parameters of the module that has this one, by name.
+
+    ``call``, in what follows, stands for a call of the model during which no parameter moves: where
+    they lie is then found out once. Without one nothing is remembered, nor kept in memory.
     """
 
-    def __init__(
-        self,
-        name: str,
-        stack: Callable[[str], Sequence[Tensor]],
-        blocks: Blocks,
-        memory: dict[Any, Tensor] | None,
-    ) -> None:
-        self._name, self._stack, self._blocks, self._memory = name, stack, blocks, memory
+    def __init__(self, holders: Sequence[Mapping[str, Any]], name: str) -> None:
+        self._holders, self._name = holders, name
+        self._call: object | None = None
+        self._places: list[int] = []
+        self._block: Tensor | None = None
+        self._parts: dict[tuple[int, int], Tensor] = {}
 
-    @cached_property
-    def parameters(self) -> Sequence[Tensor]:
-        return self._stack(self._name)
+    def __len__(self) -> int:
+        return len(self._holders)
 
     @property
-    def block(self) -> Tensor:
+    def parameters(self) -> list[nn.Parameter]:
+        name = self._name
+        return [holder[name] for holder in self._holders]
+
+    @property
+    def first(self) -> nn.Parameter:
+        return self._holders[0][self._name]
+
+    def block(self, call: object | None) -> Tensor:
         """Their numbers ``[m, ...]`` as they are now, without gradient."""
-        key, memory = (self._blocks, self._name), self._memory
-        if memory is not None and key in memory:
-            return memory[key]
-        block = self._blocks.of(self._name, self.parameters)
-        if memory is not None and block.data_ptr() == self.parameters[0].data_ptr():
-            memory[key] = block  # a copy would have to be kept for every layer
-        return block
+        if call is None:
+            return block_of(self.parameters)
+        if call is self._call and self._block is not None:
+            return self._block
+        parameters = self.parameters
+        places = [parameter.data_ptr() for parameter in parameters]
+        if self._block is None or places != self._places:
+            self._places, self._block = places, _packed(parameters)
+            self._parts.clear()
+        self._call = call
+        return block_of(parameters) if self._block is None else self._block
+
+    def parts(self, blocks: Sequence[Block], call: object | None) -> list[Tensor]:
+        """Those of each block of rows: ``[...]`` of one expert, ``[count, ...]`` of several."""
+        every = self.block(call)
+        if every is not self._block:
+            return [_part(every, block.key, block.count) for block in blocks]
+        known, found = self._parts, []
+        for block in blocks:
+            key = block.key, block.count
+            if key not in known:
+                known[key] = _part(every, *key)
+            found.append(known[key])
+        return found
+
+
+def _part(every: Tensor, first: int, count: int) -> Tensor:
+    return every[first] if count == 1 else every[first : first + count]
 
 
 def _packed(parameters: Sequence[Tensor]) -> Tensor | None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from moe_tasks.experts.bank import banks_of
 from moe_tasks.experts.grouped import GroupedFunction, Later, Linears
-from moe_tasks.experts.products import by_task
 from moe_tasks.routing.plan import LayerRoute, RoutePlan
 
 
@@ -61,7 +60,7 @@ class Deferred:
             own = each.used()
             self._parts[bank] = each, slice(len(used), len(used) + len(own))
             used += own
-        self._handle: Tensor = _Deferred.apply(self._kept, route, route.weights, *used)
+        self._handle: Tensor = _Deferred.apply(self._kept, route.run_weights, *used)
 
     def place(self, bank: Any) -> Later | None:
         """For one call of ``bank``, if it may wait."""
@@ -77,15 +76,15 @@ class Deferred:
 class _Deferred(GroupedFunction):
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, kept: dict[int, _Kept], route: LayerRoute, p: Tensor, *used: Tensor
+        ctx: Any, kept: dict[int, _Kept], p: Tensor, *used: Tensor
     ) -> Tensor:
-        ctx.kept, ctx.route = kept, route
+        ctx.kept = kept
         ctx.set_materialize_grads(False)
         return p.new_empty(())
 
     @staticmethod
     def backward(ctx: Any, _: None) -> tuple[Any, ...]:  # type: ignore[override]
-        _, _, for_p, *for_used = ctx.needs_input_grad
+        _, for_p, *for_used = ctx.needs_input_grad
         grad_p: Tensor | None = None
         grads: list[Tensor | None] = [None] * len(for_used)
         while ctx.kept:
@@ -93,7 +92,7 @@ class _Deferred(GroupedFunction):
             more_p, more = linears.gradients(x, grad_y, for_p, for_used[part])
             grad_p = _sum(grad_p, more_p)
             grads[part] = list(map(_sum, grads[part], more))
-        return None, None, by_task(ctx.route, grad_p), *grads
+        return None, grad_p, *grads
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:

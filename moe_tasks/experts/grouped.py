@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from moe_tasks.experts.block import Versions
-from moe_tasks.experts.products import by_task, inner, of_segments, products, run_grads
+from moe_tasks.experts.products import inner, of_segments, products, run_grads
 from moe_tasks.routing.plan import LayerRoute
 
 
@@ -41,16 +41,19 @@ class Linears:
 
     def outputs(self, x: Tensor) -> Tensor:
         """``[B, ..., out]`` of grouped rows."""
-        bias = None if self.biases is None else self.biases.block
-        return products(x, self.route.blocks, self.weights.block.mT, bias)
+        blocks, call = self.route.blocks, self.route.call
+        matrices = [weight.mT for weight in self.weights.parts(blocks, call)]
+        biases = None if self.biases is None else self.biases.parts(blocks, call)
+        return products(x, blocks, matrices, biases)
 
     def input_gradients(self, grad_y: Tensor) -> Tensor:
         """``[B, ..., in]`` of grouped rows."""
-        return products(grad_y, self.route.blocks, self.weights.block, None)
+        blocks = self.route.blocks
+        return products(grad_y, blocks, self.weights.parts(blocks, self.route.call), None)
 
     def outweigh(self, x: Tensor) -> bool:
         """Whether the weights' gradients have more numbers than ``x [B, ..., in]`` and outputs."""
-        weight = self.weights.parameters[0]
+        weight = self.weights.first
         rows, (width, inner_width) = x.numel() // x.shape[-1], weight.shape
         gradients = len(self.route.segments) * weight.numel() if weight.requires_grad else 0
         return rows * (width + inner_width) < gradients
@@ -66,9 +69,9 @@ class Linears:
         by_run = run_grads(x.contiguous(), grad_y, blocks, of_bias=len(kinds) > 1)
         grad_p, grads = None, []
         for versions, grad in zip(kinds, by_run, strict=True):
-            first, block = versions.parameters[0], versions.block
+            block = versions.block(route.call)
             if for_p:
-                found = inner(grad, route.compared(first, block)).to(route.weights.dtype)
+                found = inner(grad, route.compared(versions.first, block)).to(route.weights.dtype)
                 grad_p = found if grad_p is None else grad_p.add_(found)
             grads += of_segments(grad, route, block.dtype) if any(for_used) else []
         return grad_p, wanted_only(grads, for_used) if grads else [None] * len(for_used)
@@ -102,7 +105,7 @@ def _linear(x: Tensor, route: LayerRoute, linears: Linears, later: Later | None)
     if not torch.is_grad_enabled():
         y = linears.outputs(x)
     elif later is None:
-        y = _GroupedLinear.apply(x, route.weights, linears, None, *linears.used())
+        y = _GroupedLinear.apply(x, route.run_weights, linears, None, *linears.used())
     else:
         y = _GroupedLinear.apply(x, None, linears, later.leave, later.handle)
     return route.scatter(y)
@@ -111,8 +114,8 @@ def _linear(x: Tensor, route: LayerRoute, linears: Linears, later: Later | None)
 def used_parameters(route: LayerRoute, weights: Versions, biases: Versions | None) -> list[Tensor]:
     """Parameters of the experts in use, in the order of the segments, weights first."""
     keys = [segment.key for segment in route.segments]
-    used = [weights.parameters[key] for key in keys]
-    return used if biases is None else used + [biases.parameters[key] for key in keys]
+    kinds = [weights] if biases is None else [weights, biases]
+    return [of_all[key] for of_all in (kind.parameters for kind in kinds) for key in keys]
 
 
 class _GroupedLinear(GroupedFunction):
@@ -146,7 +149,7 @@ class _GroupedLinear(GroupedFunction):
             leave(x, grad_y)
             return grad_x, None, None, None, None
         grad_p, grads = linears.gradients(x, grad_y, for_p, for_used)
-        return grad_x, by_task(linears.route, grad_p), None, None, *grads
+        return grad_x, grad_p, None, None, *grads
 
 
 def wanted_only(grads: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:

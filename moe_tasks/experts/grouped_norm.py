@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moe_tasks.experts.block import Versions
 from moe_tasks.experts.grouped import GroupedFunction, used_parameters, wanted_only
-from moe_tasks.experts.products import by_task, inner, of_segments
+from moe_tasks.experts.products import inner, of_segments
 from moe_tasks.routing.plan import LayerRoute
 
 
@@ -24,7 +24,7 @@ def grouped_layer_norm(
     """
     used = used_parameters(route, weights, biases)
     return _GroupedLayerNorm.apply(
-        x.contiguous(), route.weights, route, weights, biases, eps, *used
+        x.contiguous(), route.run_weights, route, weights, biases, eps, *used
     )
 
 
@@ -43,7 +43,8 @@ class _GroupedLayerNorm(GroupedFunction):
         y, mean, deviation = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
         ctx.route, ctx.weights, ctx.biases = route, weights, biases
         ctx.save_for_backward(x, mean, deviation)
-        rows = torch.stack([weights.block, biases.block]).index_select(1, route.row_key)
+        both = torch.stack([weights.block(route.call), biases.block(route.call)])
+        rows = both.index_select(1, route.row_key)
         rows = rows.view(2, len(x), *(1,) * (x.dim() - 2), -1)  # [2, B, 1, ..., D]
         return torch.addcmul(rows[1], y, rows[0], out=y)
 
@@ -51,26 +52,27 @@ class _GroupedLayerNorm(GroupedFunction):
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         route, weights, biases = ctx.route, ctx.weights, ctx.biases
         for_x, for_p, _, _, _, _, *for_used = ctx.needs_input_grad
-        weight, bias = weights.block, biases.block
+        weight, bias = weights.block(route.call), biases.block(route.call)
         grad_x, grad_w, grad_b = [], [], []
         sizes = [run.rows for run in route.task_segments]
         by_run = zip(
             *(t.split(sizes) for t in (grad.contiguous(), *ctx.saved_tensors)), strict=True
         )
         experts = [route.keys[run.key] for run in route.task_segments]
+        own_weights, own_biases = weights.parameters, biases.parameters
         for expert, (grad_y, x, mean, deviation) in zip(experts, by_run, strict=True):
             found = torch.ops.aten.native_layer_norm_backward.default(
-                grad_y, x, x.shape[-1:], mean, deviation, weights.parameters[expert],
-                biases.parameters[expert], [for_x, True, True],
+                grad_y, x, x.shape[-1:], mean, deviation, own_weights[expert], own_biases[expert],
+                [for_x, True, True],
             )  # fmt: skip
             for grads, one in zip((grad_x, grad_w, grad_b), found, strict=True):
                 grads.append(one)
         of_weight, of_bias = torch.stack(grad_w), torch.stack(grad_b)  # [runs, D]
         grad_p = None
         if for_p:
-            grad_p = inner(of_weight, route.compared(weights.parameters[0], weight))
-            grad_p += inner(of_bias, route.compared(biases.parameters[0], bias))
-            grad_p = by_task(route, grad_p)
+            grad_p = inner(of_weight, route.compared(weights.first, weight))
+            grad_p += inner(of_bias, route.compared(biases.first, bias))
+            grad_p = grad_p.to(route.weights.dtype)
         grads = of_segments(of_weight, route, weight.dtype)
         grads += of_segments(of_bias, route, weight.dtype)
         grad_x = torch.cat(grad_x) if for_x else None
@@ -82,13 +84,13 @@ def grouped_scale(
 ) -> Tensor:
     """``y [B, ..., D] * weight (+ bias)``, each row with those of the expert its task selected."""
     kinds = (weights,) if biases is None else (weights, biases)
-    blocks = torch.stack([kind.block for kind in kinds])  # [1 or 2, m, D]
+    blocks = torch.stack([kind.block(route.call) for kind in kinds])  # [1 or 2, m, D]
     rows = blocks.index_select(1, route.row_key)
     if y.dim() > 2:
         rows = rows.view(*rows.shape[:2], *(1,) * (y.dim() - 2), -1)
     if not torch.is_grad_enabled():
         return _scaled(y, rows)
-    used, firsts = used_parameters(route, weights, biases), [kind.parameters[0] for kind in kinds]
+    used, firsts = used_parameters(route, weights, biases), [kind.first for kind in kinds]
     return _GroupedScale.apply(y, route.weights, route, blocks, rows, firsts, *used)  # type: ignore[return-value]
 
 

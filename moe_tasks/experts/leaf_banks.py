@@ -31,8 +31,7 @@ class LinearBank(ExpertBank):
         return grouped_linear(x, route, linears, later)
 
     def _linears(self, route: LayerRoute) -> Linears:
-        biases = self.versions("bias", route) if self._has_bias else None
-        return Linears(route, self.versions("weight", route), biases)
+        return Linears(route, self.versions("weight"), self.biases)
 
     def deferring(self, route: LayerRoute) -> Linears | None:
         return self._linears(route) if self._defers else None
@@ -42,7 +41,7 @@ class LinearBank(ExpertBank):
 
     def merged(self, x: Tensor, route: LayerRoute) -> Tensor:
         weight = merge(route.weights, self.stack("weight")).mT  # [T, in, out]
-        bias = merge(route.weights, self.stack("bias"))[:, None] if self._has_bias else None
+        bias = merge(route.weights, self.stack("bias"))[:, None] if self.biases else None
         x, parts = route.gather(x), []
         for block in route.blocks:
             tasks = slice(block.key, block.key + block.count)
@@ -66,8 +65,7 @@ class NormBank(ExpertBank):
         self._neutral = (neutral,)  # in a tuple, so that it is no sub-module
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        weights = self.versions("weight", route)
-        biases = self.versions("bias", route) if self._has_bias else None
+        weights, biases = self.versions("weight"), self.biases
         leaf = self._neutral[0]
         if biases is not None and isinstance(leaf, nn.LayerNorm) and _goes_by_task(x, route, leaf):
             return grouped_layer_norm(x, route, weights, biases, leaf.eps)

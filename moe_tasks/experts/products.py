@@ -18,76 +18,89 @@ _PIECE = 4096
 _FEW = 4
 
 
-def products(x: Tensor, blocks: Sequence[Block], matrices: Tensor, bias: Tensor | None) -> Tensor:
-    """``x [B, ..., in]`` times each block's ``matrices [m, in, out]``, plus ``bias [m, out]``."""
+def products(
+    x: Tensor,
+    blocks: Sequence[Block],
+    matrices: Sequence[Tensor],
+    biases: Sequence[Tensor | None] | None,
+) -> Tensor:
+    """``x [B, ..., in]`` times each block's matrix, plus its bias.
+
+    Args:
+        matrices: per block, ``[in, out]`` of one expert, or ``[count, in, out]`` of several.
+        biases: ``[out]``, or ``[count, out]``.
+    """
     x = x.contiguous()
-    shape = (*x.shape[:-1], matrices.shape[-1])
-    if matrices.dtype != x.dtype:
-        matrices, bias = matrices.to(x.dtype), None if bias is None else bias.to(x.dtype)
+    shape = (*x.shape[:-1], matrices[0].shape[-1])
+    biases = biases or [None] * len(blocks)
     if len(blocks) == 1:
-        return _product(_rows(x, blocks[0]), blocks[0], matrices, bias).view(shape)
+        return _product(_rows(x, blocks[0]), matrices[0], biases[0]).view(shape)
     y = x.new_empty(shape)
-    for block in blocks:
-        _product(_rows(x, block), block, matrices, bias, out=_rows(y, block))
+    for block, matrix, bias in zip(blocks, matrices, biases, strict=True):
+        _product(_rows(x, block), matrix, bias, _rows(y, block))
     return y
 
 
 def _product(
-    rows: Tensor, block: Block, matrices: Tensor, bias: Tensor | None, out: Tensor | None = None
+    rows: Tensor, matrix: Tensor, bias: Tensor | None, out: Tensor | None = None
 ) -> Tensor:
-    """``rows [count, N, in]`` to ``[count, N, out]``."""
-    if rows.shape[1] <= _FEW and rows.device.type == "cpu" and matrices.mT.is_contiguous():
-        return _product_of_few(rows, block, matrices.mT, bias, out)
-    if block.count == 1:  # an ordinary product is faster than a batch of one
-        out = None if out is None else out[0]
+    """``rows [N, in]`` to ``[N, out]``, or ``[count, N, in]`` to ``[count, N, out]``."""
+    if matrix.dtype != rows.dtype:
+        matrix, bias = matrix.to(rows.dtype), None if bias is None else bias.to(rows.dtype)
+    if rows.shape[-2] <= _FEW and rows.device.type == "cpu" and matrix.mT.is_contiguous():
+        return _product_of_few(rows, matrix.mT, bias, out)
+    if rows.dim() == 2:  # an ordinary product is faster than a batch of one
         if bias is None:
-            return torch.mm(rows[0], matrices[block.key], out=out)
-        return torch.addmm(bias[block.key], rows[0], matrices[block.key], out=out)
-    if block.count < matrices.shape[0]:
-        experts = slice(block.key, block.key + block.count)
-        matrices, bias = matrices[experts], None if bias is None else bias[experts]
+            return torch.mm(rows, matrix, out=out)
+        return torch.addmm(bias, rows, matrix, out=out)
     if bias is None:
-        return torch.bmm(rows, matrices, out=out)
-    return torch.baddbmm(bias[:, None], rows, matrices, out=out)
+        return torch.bmm(rows, matrix, out=out)
+    return torch.baddbmm(bias[:, None], rows, matrix, out=out)
 
 
 def _product_of_few(
-    rows: Tensor, block: Block, weights: Tensor, bias: Tensor | None, out: Tensor | None
+    rows: Tensor, weights: Tensor, bias: Tensor | None, out: Tensor | None
 ) -> Tensor:
-    """The same with ``weights [m, out, in]`` first, as when tokens are decoded one by one."""
-    experts = slice(block.key, block.key + block.count)
+    """The same with ``weights [..., out, in]`` first, as when tokens are decoded one by one."""
     if bias is None:
-        y = torch.bmm(weights[experts], rows.mT).mT
+        y = weights @ rows.mT
     else:
-        y = torch.baddbmm(bias[experts, :, None], weights[experts], rows.mT).mT
-    return y.contiguous() if out is None else out.copy_(y)
+        product = torch.addmm if rows.dim() == 2 else torch.baddbmm
+        y = product(bias[..., None], weights, rows.mT)
+    return y.mT.contiguous() if out is None else out.copy_(y.mT)
 
 
 def _rows(x: Tensor, block: Block) -> Tensor:
-    """A block's rows of a contiguous ``[B, ..., D]``, ``[count, rows * ..., D]``, as a view."""
-    if block.stop - block.start < x.shape[0]:
-        x = x[block.start : block.stop]
-    return x.view(block.count, -1, x.shape[-1])
+    """A block's rows of a contiguous ``[B, ..., D]`` as a view.
+
+    ``[rows * ..., D]`` for one expert, else ``[count, rows * ..., D]``.
+    """
+    width, size = x.shape[-1], x.numel() // len(x)
+    count, first = block.count, x.storage_offset() + block.start * size
+    num_rows = (block.stop - block.start) // count * (size // width)
+    if count == 1:
+        return x.as_strided((num_rows, width), (width, 1), first)
+    return x.as_strided((count, num_rows, width), (num_rows * width, width, 1), first)
 
 
 def run_grads(x: Tensor, grad_y: Tensor, blocks: Sequence[Block], of_bias: bool) -> list[Tensor]:
     """Weight (and bias) gradients of each run of rows, ``[runs, out, in]`` (``[runs, out]``)."""
-    if len(blocks) == 1:
+    if len(blocks) == 1 and blocks[0].count > 1:
         rows = _rows(grad_y, blocks[0])
         grad_w = torch.bmm(rows.mT, _rows(x, blocks[0]))
         return [grad_w, rows.sum(1)] if of_bias else [grad_w]
     num_runs = sum(block.count for block in blocks)
-    grads = [x.new_empty(num_runs, grad_y.shape[-1], x.shape[-1])]
-    if of_bias:
-        grads.append(x.new_empty(num_runs, grad_y.shape[-1]))
+    of_weight = x.new_empty(num_runs, grad_y.shape[-1], x.shape[-1])
+    grads = [of_weight, x.new_empty(num_runs, grad_y.shape[-1])] if of_bias else [of_weight]
     first = 0
     for block in blocks:
-        runs = slice(first, first + block.count)
-        rows = _rows(grad_y, block)
-        torch.bmm(rows.mT, _rows(x, block), out=grads[0][runs])
+        rows, one = _rows(grad_y, block), block.count == 1
+        runs = first if one else slice(first, first + block.count)
+        product = torch.mm if one else torch.bmm
+        product(rows.mT, _rows(x, block), out=of_weight[runs])
         if of_bias:
-            torch.sum(rows, 1, out=grads[1][runs])
-        first = runs.stop
+            torch.sum(rows, -2, out=grads[1][runs])
+        first += block.count
     return grads
 
 
@@ -108,17 +121,6 @@ def of_segments(grads: Tensor, route: LayerRoute, dtype: torch.dtype) -> list[An
         if before is not total:
             total.copy_(before)
     return list(sums.unbind())
-
-
-def by_task(route: LayerRoute, by_run: Tensor | None) -> Tensor | None:
-    """``[T, m]`` from ``[runs, m]``, if any; a task has one run, or none."""
-    if by_run is None:
-        return None
-    if by_run.dtype != route.weights.dtype:
-        by_run = by_run.to(route.weights.dtype)
-    if route.tasks_in_order:
-        return by_run
-    return torch.zeros_like(route.weights).index_copy_(0, route.run_tasks, by_run)
 
 
 def inner(rows: Tensor, block: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class LayerRoute:
         task_segments: runs of one task each; they refine ``segments``.
         everywhere: where experts are spread over processes, in the backward pass of this layer, all
             m experts' versions of a parameter by the first one that is here.
-        memory: where the layer's parameters lie, if they stay there while the plan is used.
+        call: the same while no parameter moves (:class:`~moe_tasks.experts.block.Versions`).
         deferred: what works out gradients late (:class:`~moe_tasks.experts.deferred.Deferred`).
     """
 
@@ -85,7 +85,7 @@ class LayerRoute:
     segments: tuple[Segment, ...]
     task_segments: tuple[Segment, ...]
     everywhere: Mapping[Tensor, Tensor] | None = None
-    memory: dict[Any, Tensor] | None = None
+    call: object | None = None
     deferred: Any = None
 
     def compared(self, first: Tensor, own: Tensor) -> Tensor:
@@ -138,6 +138,16 @@ class LayerRoute:
     def tasks_in_order(self) -> bool:
         """Whether ``task_segments`` are just the tasks, one after the other."""
         return [segment.key for segment in self.task_segments] == list(range(len(self.keys)))
+
+    @cached_property
+    def run_weights(self) -> Tensor:
+        """``[runs, m]`` route of each of ``task_segments``; a task has one run, or none.
+
+        Asked for only where gradients are recorded, as this one is.
+        """
+        if self.tasks_in_order:
+            return self.weights
+        return self.weights.index_select(0, self.run_tasks)
 
     @cached_property
     def rows_of_tasks(self) -> Tensor:
@@ -260,7 +270,7 @@ class RoutePlan:
         inverses, device_orders, device_keys, (device_tasks,) = host.to(weights.device).split(
             [num_layers, num_layers, num_layers, 1]
         )
-        layers = []
+        layers, call = [], object() if stays else None
         for index, (layer_keys, order) in enumerate(zip(keys, orders, strict=True)):
             in_place = order == list(range(len(row_task)))
             tasks = [row_task[row] for row in order]
@@ -276,7 +286,7 @@ class RoutePlan:
                     inverse=None if in_place else inverses[index],
                     segments=segments_of([layer_keys[task] for task in tasks]),
                     task_segments=segments_of(tasks),
-                    memory={} if stays else None,
+                    call=call,
                 )
             )
         return RoutePlan(tuple(layers), mode, gradient, weights, tuple(row_task))
