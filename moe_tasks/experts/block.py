@@ -45,7 +45,7 @@ class Versions:
     def __init__(self, holders: Sequence[Mapping[str, Any]], name: str) -> None:
         self._holders, self._name = holders, name
         self._call: object | None = None
-        self._places: list[int] = []
+        self._place: tuple[Any, ...] = ()
         self._block: Tensor | None = None
         self._parts: dict[tuple[int, int], Tensor] = {}
 
@@ -68,9 +68,10 @@ class Versions:
         if call is self._call and self._block is not None:
             return self._block
         parameters = self.parameters
-        places = [parameter.data_ptr() for parameter in parameters]
-        if self._block is None or places != self._places:
-            self._places, self._block = places, _packed(parameters)
+        first = parameters[0]
+        place = first.shape, first.stride(), *(parameter.data_ptr() for parameter in parameters)
+        if self._block is None or place != self._place:
+            self._place, self._block = place, _packed(parameters)
             self._parts.clear()
         self._call = call
         return block_of(parameters) if self._block is None else self._block

@@ -125,11 +125,20 @@ def test_few_rows_go_through_their_experts(positions: int, bias: bool) -> None:
         torch.testing.assert_close(output, one_by_one(bank, x))
 
 
-@pytest.mark.parametrize("change", [moved, one_moved], ids=["moved", "one moved"])
+def transposed(bank: ExpertBank) -> ExpertBank:
+    for weight in bank.stack("weight"):  # the same numbers at the same place
+        weight.data = weight.data.mT
+    return bank
+
+
+@pytest.mark.parametrize(
+    "change", [moved, one_moved, transposed], ids=["moved", "one moved", "transposed"]
+)
 def test_each_call_looks_anew_where_parameters_lie(
     change: Callable[[ExpertBank], ExpertBank],
 ) -> None:
-    bank, x = bank_of_experts(), torch.randn(len(ROWS), 1, 6)
+    torch.manual_seed(0)
+    bank, x = make_bank(nn.Linear(6, 6), M, RouteSlot()), torch.randn(len(ROWS), 1, 6)
     generated(bank, x, 2)
     change(bank)
     with torch.no_grad():
