@@ -98,9 +98,9 @@ def call_routed(
         return route.call(layer, call, slot)
     if route.mode == "mix":
         return _mixed(layer, call, route, slot)
-    if route.order is None or call.cached:
+    if call.cached:
         return _grouped(call, route, slot)
-    num_rows = len(route.order)
+    num_rows = len(route.row_task)
     output = _grouped(call.of_rows(route.gather, num_rows), route.grouped(), slot)
     return rows_changed(output, route.scatter, num_rows)
 

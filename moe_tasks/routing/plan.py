@@ -166,9 +166,13 @@ class LayerRoute:
         return dataclasses.replace(self, weights=self.weights.detach())
 
     def grouped(self) -> LayerRoute:
-        """The route of rows that have gone through :meth:`gather`."""
+        """The route of rows that have gone through :meth:`gather`, for one call of the layer.
+
+        A new one in any case: where activations are checkpointed, the call is repeated, and all
+        that it records (``run_weights``) must be recorded again.
+        """
         if self.order is None:
-            return self
+            return dataclasses.replace(self)
         return dataclasses.replace(
             self,
             row_task=self.row_task.index_select(0, self.order),

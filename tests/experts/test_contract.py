@@ -12,6 +12,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 from moe_tasks import TaskMoE
 from moe_tasks.errors import UserError
+from moe_tasks.routing.plan import RoutePlan
 from tests.models import FAMILIES, SEQ2SEQ, TASKS, batch, routed, select_rows, without
 
 GRANULARITIES = ("layer", "ffn", "attention")
@@ -126,6 +127,29 @@ def test_gradient_checkpointing_has_the_same_gradients(family: str) -> None:
         assert (plain[name] is None) == (checkpointed[name] is None)
         if plain[name] is not None:
             torch.testing.assert_close(checkpointed[name], plain[name], msg=name)
+
+
+@families
+@pytest.mark.parametrize("stays", [False, True])
+def test_gradient_checkpointing_of_rows_that_lie_by_expert_but_not_by_task(
+    family: str, stays: bool
+) -> None:
+    data, row_task = inputs_for(family), [1, 1, 1, 1, 0, 0, 0, 0]
+    gradients = []
+    for checkpointing in (False, True):
+        model = routed(family).train()
+        if checkpointing:
+            model.backbone.gradient_checkpointing_enable({"use_reentrant": False})
+        experts = torch.tensor([[1, 0]] * model.num_layers)
+        routes = torch.nn.functional.one_hot(experts, model.spec.num_experts).float()
+        routes.requires_grad_()
+        plan = RoutePlan.build(routes, row_task, "select", stays=stays)
+        assert all(route.order is None for route in plan.layers)
+        model(**data, route_plan=plan).loss.backward()
+        gradients.append(routes.grad)
+    plain, checkpointed = gradients
+    assert bool(plain.abs().sum((1, 2)).all())
+    torch.testing.assert_close(checkpointed, plain)
 
 
 @seq2seq
