@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import sys
 import threading
 import time
 from contextlib import suppress
+from functools import cache
+from pathlib import Path
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 _NEVER, _LARGEST = 2**31 - 1, 2**30
@@ -26,6 +29,15 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
         libc.mallopt(_TRIM_THRESHOLD, _NEVER)
+
+
+@cache
+def cpu_name() -> str:
+    """What the processor calls itself, e.g. ``AMD EPYC 9B14``; may be empty."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def end_with_parent(parent: int) -> None:

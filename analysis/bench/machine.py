@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from analysis.output import write_text
+from moe_tasks.runtime import cpu_name
 
 # Dense bf16 arithmetic per second, from the makers' data sheets.
 PEAK_FLOPS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12}
@@ -22,7 +23,7 @@ PEAK_FLOPS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e1
 def describe(sizes: Mapping[str, Any]) -> dict[str, Any]:
     """Machine, versions, the command that was given and the sizes that it means."""
     return {
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
@@ -46,13 +47,6 @@ def peak_flops() -> float | None:
     """Dense bf16 operations per second of the GPU, if its name is known."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
     return next((flops for known, flops in PEAK_FLOPS.items() if known in name), None)
-
-
-def _cpu() -> str:
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def _memory() -> float | None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from moe_tasks.experts import products
 from moe_tasks.experts.bank import ExpertBank
 from moe_tasks.experts.block import block_of
 from moe_tasks.experts.leaf_banks import make_bank
@@ -114,8 +115,12 @@ def one_by_one(bank: ExpertBank, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("positions", [1, 2, 3, 7])  # the first few are multiplied another way
-def test_few_rows_go_through_their_experts(positions: int, bias: bool) -> None:
+@pytest.mark.parametrize("positions", [1, 2, 3, 7])
+@pytest.mark.parametrize("weights_first", [0, 4], ids=["never", "few rows"])  # as on each CPU
+def test_few_rows_go_through_their_experts(
+    weights_first: int, positions: int, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_FEW", weights_first)
     torch.manual_seed(0)
     bank = make_bank(nn.Linear(6, 5, bias=bias), M, RouteSlot())
     for parameter in bank.parameters():
