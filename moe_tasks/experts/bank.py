@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from moe_tasks.experts.block import Versions, pack
+from moe_tasks.experts.block import Versions
 from moe_tasks.experts.grouped import Linears
 from moe_tasks.experts.merging import SelectParameters, merge
 from moe_tasks.experts.routed_layer import RouteSlot
@@ -37,6 +37,8 @@ class ExpertBank(nn.Module):
             (:mod:`moe_tasks.engines.ownership`). Routes in the slot count from the first of them.
     """
 
+    _remade = frozenset({"_versions"})  # by ``pack``, in a copy
+
     def __init__(self, leaf: nn.Module, num_experts: int, slot: RouteSlot) -> None:
         super().__init__()
         copies = [leaf, *(copy.deepcopy(leaf) for _ in range(num_experts - 1))]
@@ -50,7 +52,7 @@ class ExpertBank(nn.Module):
         experts = list(self.experts)
         self._versions = {name: _versions(experts, name) for name in self.parameter_names()}
         for versions in self._versions.values():
-            pack(versions.parameters)
+            versions.pack()
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         super()._apply(*args, **kwargs)  # e.g. .to(device), which moves each parameter
@@ -58,7 +60,7 @@ class ExpertBank(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_versions"}
+        return {key: value for key, value in self.__dict__.items() if key not in self._remade}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # a copy's parameters have been copied one by one
@@ -101,9 +103,9 @@ class ExpertBank(nn.Module):
         }
         return self._per_task(x, route, chosen)
 
-    def deferring(self, route: LayerRoute) -> Linears | None:
-        """What works out gradients of a call under ``route`` later, if they had better wait."""
-        return None
+    def deferring(self, route: LayerRoute) -> Iterator[Linears]:
+        """What works out gradients of a call under ``route`` later, where they had better wait."""
+        return iter(())
 
     def merged(self, x: Tensor, route: LayerRoute) -> Tensor:
         """Each row through the route-weighted sum of the experts' parameters."""
@@ -159,7 +161,7 @@ class ExpertBank(nn.Module):
 
 def _versions(experts: Sequence[nn.Module], name: str) -> Versions:
     path, _, last = name.rpartition(".")
-    return Versions([expert.get_submodule(path)._parameters for expert in experts], last)
+    return Versions([[expert.get_submodule(path)._parameters] for expert in experts], last)
 
 
 def banks_of(module: nn.Module) -> Iterator[ExpertBank]:

@@ -11,104 +11,105 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moe_tasks.routing.plan import Block
-
-
-@torch.no_grad()
-def pack(parameters: Sequence[nn.Parameter]) -> None:
-    """Move the data of ``parameters`` (equal shape and type) into one piece of memory."""
-    if _packed(parameters) is None:
-        for parameter, place in zip(parameters, torch.stack(list(parameters)), strict=True):
-            parameter.data = place
-
-
-def block_of(parameters: Sequence[Tensor]) -> Tensor:
-    """All versions ``[m, ...]`` without gradient: a view if they lie packed, else a copy.
-
-    Whoever moves a model (``.to``) packs it again; what moves single parameters (an optimizer that
-    flattens them) costs a copy per call.
-    """
-    packed = _packed(parameters)
-    return torch.stack([p.detach() for p in parameters]) if packed is None else packed
-
 
 class Versions:
-    """All m versions of a leaf's parameter, and where they lie.
+    """All m versions of a parameter, and where they lie.
+
+    Of several leaves with the same input they count as one: each expert's lie one after the other.
 
     Args:
-        holders: of each expert, the parameters of the module that has this one, by name.
+        holders: of each expert, the parameters of the modules that have one, by name.
 
     ``call``, in what follows, stands for a call of the model during which no parameter moves: where
     they lie is then found out once. Without one nothing is remembered, nor kept in memory.
     """
 
-    def __init__(self, holders: Sequence[Mapping[str, Any]], name: str) -> None:
+    def __init__(self, holders: Sequence[Sequence[Mapping[str, Any]]], name: str) -> None:
         self._holders, self._name = holders, name
         self._call: object | None = None
         self._place: tuple[Any, ...] = ()
         self._block: Tensor | None = None
-        self._parts: dict[tuple[int, int], Tensor] = {}
 
     def __len__(self) -> int:
         return len(self._holders)
 
+    def of(self, expert: int) -> list[nn.Parameter]:
+        """One of each leaf."""
+        return [holder[self._name] for holder in self._holders[expert]]
+
     @property
     def parameters(self) -> list[nn.Parameter]:
+        """Of all experts, one after the other."""
         name = self._name
-        return [holder[name] for holder in self._holders]
+        return [holder[name] for holders in self._holders for holder in holders]
 
     @property
     def first(self) -> nn.Parameter:
-        return self._holders[0][self._name]
+        return self._holders[0][0][self._name]
+
+    @torch.no_grad()
+    def pack(self) -> None:
+        """Move their data (equal in type and device) into one piece of memory."""
+        if self.packed(None) is None:
+            parameters = self.parameters
+            flat = torch.cat([parameter.flatten() for parameter in parameters])
+            places = flat.split([parameter.numel() for parameter in parameters])
+            for parameter, place in zip(parameters, places, strict=True):
+                parameter.data = place.view(parameter.shape)
 
     def block(self, call: object | None) -> Tensor:
-        """Their numbers ``[m, ...]`` as they are now, without gradient."""
+        """Their numbers ``[m, ...]`` as they are now, without gradient: a view if they lie packed.
+
+        Whoever moves a model (``.to``) packs it again; what moves single parameters costs a copy
+        per call.
+        """
+        packed = self.packed(call)
+        if packed is not None:
+            return packed
+        by_expert = [[p.detach() for p in own] for own in self._by_expert()]
+        return torch.stack([own[0] if len(own) == 1 else torch.cat(own) for own in by_expert])
+
+    def packed(self, call: object | None) -> Tensor | None:
+        """The same if they lie packed: the same tensor as before, if they lie as before."""
         if call is None:
-            return block_of(self.parameters)
-        if call is self._call and self._block is not None:
-            return self._block
-        parameters = self.parameters
-        first = parameters[0]
-        place = first.shape, first.stride(), *(parameter.data_ptr() for parameter in parameters)
-        if self._block is None or place != self._place:
-            self._place, self._block = place, _packed(parameters)
-            self._parts.clear()
-        self._call = call
-        return block_of(parameters) if self._block is None else self._block
+            return _packed(self._by_expert())
+        if call is not self._call:
+            self._call = call
+            shapes = ((p.shape, p.stride()) for p in self.of(0))
+            place = (*shapes, *(p.data_ptr() for p in self.parameters))
+            if place != self._place:
+                self._place, self._block = place, _packed(self._by_expert())
+        return self._block
 
-    def parts(self, blocks: Sequence[Block], call: object | None) -> list[Tensor]:
-        """Those of each block of rows: ``[...]`` of one expert, ``[count, ...]`` of several."""
-        every = self.block(call)
-        if every is not self._block:
-            return [_part(every, block.key, block.count) for block in blocks]
-        known, found = self._parts, []
-        for block in blocks:
-            key = block.key, block.count
-            if key not in known:
-                known[key] = _part(every, *key)
-            found.append(known[key])
-        return found
+    def _by_expert(self) -> list[list[nn.Parameter]]:
+        return [self.of(expert) for expert in range(len(self))]
 
 
-def _part(every: Tensor, first: int, count: int) -> Tensor:
-    return every[first] if count == 1 else every[first : first + count]
+def block_of(parameters: Sequence[Tensor]) -> Tensor:
+    """Versions ``[m, ...]`` of one leaf's parameter without gradient: a view if they lie packed."""
+    packed = _packed([[parameter] for parameter in parameters])
+    return torch.stack([p.detach() for p in parameters]) if packed is None else packed
 
 
-def _packed(parameters: Sequence[Tensor]) -> Tensor | None:
-    first = parameters[0]
-    size = first.numel() * first.element_size()
-    place = first.data_ptr()
-    for parameter in parameters:
-        if parameter.data_ptr() != place or not parameter.is_contiguous():
-            return None
-        place += size
-    return _view(first, len(parameters)) if size and first.data_ptr() else None
-
-
-def _view(first: Tensor, count: int) -> Tensor | None:
-    """``[count, ...]`` from ``first`` on, if its piece of memory is that long."""
-    end = first.storage_offset() + count * first.numel()
-    if first.untyped_storage().nbytes() < end * first.element_size():
+def _packed(by_expert: Sequence[Sequence[Tensor]]) -> Tensor | None:
+    """``[m, ...]``, if experts are equally far apart and each one's parameters are in one piece."""
+    first, item = by_expert[0][0], by_expert[0][0].element_size()
+    start, size = first.data_ptr(), sum(parameter.numel() for parameter in by_expert[0])
+    step = by_expert[1][0].data_ptr() - start if len(by_expert) > 1 else size * item
+    if not (size and start and size * item <= step and step % item == 0):
         return None
-    shape, strides = first.shape, first.stride()
-    return first.detach().as_strided((count, *shape), (first.numel(), *strides))
+    for number, parameters in enumerate(by_expert):
+        place = start + number * step
+        for parameter in parameters:
+            if parameter.data_ptr() != place or not parameter.is_contiguous():
+                return None
+            place += parameter.numel() * item
+    end = first.storage_offset() * item + (len(by_expert) - 1) * step + size * item
+    if first.untyped_storage().nbytes() < end:
+        return None
+    shape = first.shape
+    if len(by_expert[0]) > 1:
+        shape = (sum(map(len, by_expert[0])), *shape[1:])
+    return first.detach().as_strided(
+        (len(by_expert), *shape), (step // item, *first.stride()), first.storage_offset()
+    )

@@ -20,7 +20,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from moe_tasks import registry
 from moe_tasks.errors import UserError, nearest
-from moe_tasks.experts.bank import ExpertBank
+from moe_tasks.experts.bank import ExpertBank, banks_of
+from moe_tasks.experts.joint import join
 from moe_tasks.experts.leaf_banks import make_bank
 from moe_tasks.experts.routed_layer import LayerCall, RouteSlot, cache_places, call_routed
 from moe_tasks.routing.plan import Mode, RoutePlan
@@ -95,6 +96,7 @@ def convert(
                     bank = make_bank(layer.get_submodule(leaf), counts[routed.index(name)], slot)
                     _add_noise(bank, noise)
                     layer.set_submodule(leaf, bank)
+            join(layer)
         layer.__class__ = _routed_layer_class(type(layer))
         placed = cast(_Placed, layer)
         placed.route_slot = slot
@@ -145,6 +147,12 @@ class _Placed(Protocol):
 @cache
 def _routed_layer_class(parent: Any) -> type:
     class Routed(parent):
+        def _apply(self, *args: Any, **kwargs: Any) -> Any:
+            super()._apply(*args, **kwargs)
+            for bank in banks_of(self):  # those that lie together are all here only now
+                bank.pack()
+            return self
+
         def forward(self, *args: Any, route_plan: RoutePlan | None = None, **kwargs: Any) -> Any:
             place = cast(_Placed, self)
             if route_plan is None and place.route_index is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -23,16 +23,15 @@ def deferring(plan: RoutePlan, layers: Sequence[nn.Module]) -> RoutePlan:
     routes = []
     for route, layer in zip(plan.layers, layers, strict=True):
         own = route if route.gradient == "merge_st" else route.fixed()
-        linears = {bank: bank.deferring(own) for bank in banks_of(layer)}
-        waiting = {bank: those for bank, those in linears.items() if those is not None}
+        waiting = [those for bank in banks_of(layer) for those in bank.deferring(own)]
         if waiting:
             route = dataclasses.replace(route, deferred=Deferred(waiting, own))
         routes.append(route)
     return dataclasses.replace(plan, layers=tuple(routes))
 
 
-# What weight gradients are made of: their layer, inputs and outputs' gradients, and where among the
-# gradients of all parameters in use they belong.
+# What weight gradients are made of: their layer, where among the gradients of all parameters in use
+# they belong, inputs and outputs' gradients.
 _Kept = tuple[Linears, slice, Tensor, Tensor]
 
 
@@ -46,53 +45,54 @@ class Deferred:
     made before the model's first layer runs.
 
     Args:
-        linears: by bank, of those that may leave gradients here.
+        waiting: what may leave gradients here.
         route: whose weights get a gradient.
     """
 
-    def __init__(self, linears: Mapping[Any, Linears], route: LayerRoute) -> None:
+    def __init__(self, waiting: Sequence[Linears], route: LayerRoute) -> None:
         # By call: another backward pass through the same one replaces what the first has left.
         self._kept: dict[int, _Kept] = {}
         self._numbers = itertools.count()
-        self._parts: dict[Any, tuple[Linears, slice]] = {}
+        self._places: dict[Linears, slice] = {}
         used: list[Tensor] = []
-        for bank, each in linears.items():
-            own = each.used()
-            self._parts[bank] = each, slice(len(used), len(used) + len(own))
+        for linears in waiting:
+            own = linears.used(route)
+            self._places[linears] = slice(len(used), len(used) + len(own))
             used += own
-        self._handle: Tensor = _Deferred.apply(self._kept, route.run_weights, *used)
+        self._handle: Tensor = _Deferred.apply(self._kept, route, route.run_weights, *used)
 
-    def place(self, bank: Any) -> Later | None:
-        """For one call of ``bank``, if it may wait."""
-        if bank not in self._parts:
+    def place(self, linears: Linears) -> Later | None:
+        """For one call of ``linears``, if they may wait."""
+        place = self._places.get(linears)
+        if place is None:
             return None
-        return Later(self._handle, partial(self._keep, next(self._numbers), *self._parts[bank]))
+        return Later(self._handle, partial(self._keep, next(self._numbers), linears, place))
 
-    def _keep(self, number: int, linears: Linears, part: slice, x: Tensor, grad_y: Tensor) -> None:
+    def _keep(self, number: int, linears: Linears, place: slice, x: Tensor, grad_y: Tensor) -> None:
         # Detached: with x's graph this would hold itself.
-        self._kept[number] = linears, part, x.detach(), grad_y
+        self._kept[number] = linears, place, x.detach(), grad_y
 
 
 class _Deferred(GroupedFunction):
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, kept: dict[int, _Kept], p: Tensor, *used: Tensor
+        ctx: Any, kept: dict[int, _Kept], route: LayerRoute, p: Tensor, *used: Tensor
     ) -> Tensor:
-        ctx.kept = kept
+        ctx.kept, ctx.route = kept, route
         ctx.set_materialize_grads(False)
         return p.new_empty(())
 
     @staticmethod
     def backward(ctx: Any, _: None) -> tuple[Any, ...]:  # type: ignore[override]
-        _, for_p, *for_used = ctx.needs_input_grad
+        _, _, for_p, *for_used = ctx.needs_input_grad
         grad_p: Tensor | None = None
         grads: list[Tensor | None] = [None] * len(for_used)
         while ctx.kept:
-            _, (linears, part, x, grad_y) = ctx.kept.popitem()
-            more_p, more = linears.gradients(x, grad_y, for_p, for_used[part])
+            _, (linears, place, x, grad_y) = ctx.kept.popitem()
+            more_p, more = linears.gradients(x, grad_y, ctx.route, for_p, for_used[place])
             grad_p = _sum(grad_p, more_p)
-            grads[part] = list(map(_sum, grads[part], more))
-        return None, grad_p, *grads
+            grads[place] = list(map(_sum, grads[place], more))
+        return None, None, grad_p, *grads
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from moe_tasks.experts.block import Versions
-from moe_tasks.experts.products import inner, of_segments, products, run_grads
-from moe_tasks.routing.plan import LayerRoute
+from moe_tasks.experts.products import Factor, inner, of_segments, products, run_grads
+from moe_tasks.routing.plan import Block, LayerRoute
 
 
 class GroupedFunction(torch.autograd.Function):
@@ -26,55 +26,6 @@ class GroupedFunction(torch.autograd.Function):
     def apply(cls, *args: Any) -> Any:  # type: ignore[override]
         # For functorch, which has no use for functions without ``setup_context`` anyway.
         return super(torch.autograd.Function, cls).apply(*args)  # type: ignore[misc]
-
-
-@dataclass(frozen=True)
-class Linears:
-    """The versions of a bank's linear layers, as one layer's route uses them."""
-
-    route: LayerRoute
-    weights: Versions
-    biases: Versions | None
-
-    def used(self) -> list[Tensor]:
-        return used_parameters(self.route, self.weights, self.biases)
-
-    def outputs(self, x: Tensor) -> Tensor:
-        """``[B, ..., out]`` of grouped rows."""
-        blocks, call = self.route.blocks, self.route.call
-        matrices = [weight.mT for weight in self.weights.parts(blocks, call)]
-        biases = None if self.biases is None else self.biases.parts(blocks, call)
-        return products(x, blocks, matrices, biases)
-
-    def input_gradients(self, grad_y: Tensor) -> Tensor:
-        """``[B, ..., in]`` of grouped rows."""
-        blocks = self.route.blocks
-        return products(grad_y, blocks, self.weights.parts(blocks, self.route.call), None)
-
-    def outweigh(self, x: Tensor) -> bool:
-        """Whether the weights' gradients have more numbers than ``x [B, ..., in]`` and outputs."""
-        weight = self.weights.first
-        rows, (width, inner_width) = x.numel() // x.shape[-1], weight.shape
-        gradients = len(self.route.segments) * weight.numel() if weight.requires_grad else 0
-        return rows * (width + inner_width) < gradients
-
-    def gradients(
-        self, x: Tensor, grad_y: Tensor, for_p: bool, for_used: Sequence[bool]
-    ) -> tuple[Tensor | None, list[Any]]:
-        """Of grouped rows: the route's by run ``[runs, m]``, and those of the parameters in use."""
-        if not (for_p or any(for_used)):
-            return None, [None] * len(for_used)
-        route, kinds = self.route, [k for k in (self.weights, self.biases) if k is not None]
-        blocks = route.task_blocks if for_p else route.blocks
-        by_run = run_grads(x.contiguous(), grad_y, blocks, of_bias=len(kinds) > 1)
-        grad_p, grads = None, []
-        for versions, grad in zip(kinds, by_run, strict=True):
-            block = versions.block(route.call)
-            if for_p:
-                found = inner(grad, route.compared(versions.first, block)).to(route.weights.dtype)
-                grad_p = found if grad_p is None else grad_p.add_(found)
-            grads += of_segments(grad, route, block.dtype) if any(for_used) else []
-        return grad_p, wanted_only(grads, for_used) if grads else [None] * len(for_used)
 
 
 @dataclass(frozen=True)
@@ -90,32 +41,135 @@ class Later:
     leave: Callable[[Tensor, Tensor], None]
 
 
-def grouped_linear(x: Tensor, route: LayerRoute, linears: Linears, later: Later | None) -> Tensor:
-    """``x [B, ..., in] -> [B, ..., out]``, each row through the expert its task selected."""
-    device = x.device.type
-    if not torch.is_autocast_enabled(device):
-        return _linear(x, route, linears, later)
-    x = x.to(torch.get_autocast_dtype(device))
-    with torch.autocast(device, enabled=False):
-        return _linear(x, route, linears, later)
+class Linears:
+    """The m versions of a linear layer, or of several that have one input: then one product.
+
+    Args:
+        weights, biases: of the layers, one after the other.
+
+    Attributes:
+        sizes: outputs of each layer.
+        wait: whether gradients had better be worked out later, as far as the last call tells.
+    """
+
+    def __init__(self, weights: Versions, biases: Versions | None) -> None:
+        self.weights, self.biases = weights, biases
+        self.sizes = [len(weight) for weight in weights.of(0)]
+        self.wait = True
+        # The numbers as the last call found them, and what products take of them, by block.
+        self._found: tuple[Tensor | None, Tensor | None] = (None, None)
+        self._factors: dict[tuple[int, int], tuple[Factor, Factor]] = {}
+
+    def pack(self) -> None:
+        """Move them into one piece of memory."""
+        self.weights.pack()
+        if self.biases is not None:
+            self.biases.pack()
+
+    def packed(self, call: object | None) -> bool:
+        """Whether they still lie so."""
+        kinds = [self.weights] if self.biases is None else [self.weights, self.biases]
+        return all(kind.packed(call) is not None for kind in kinds)
+
+    def __call__(self, x: Tensor, route: LayerRoute) -> Tensor:
+        """``x [B, ..., in] -> [B, ..., out]``, each row through the expert its task selected."""
+        device = x.device.type
+        if not torch.is_autocast_enabled(device):
+            return self._outputs(x, route)
+        x = x.to(torch.get_autocast_dtype(device))
+        with torch.autocast(device, enabled=False):
+            return self._outputs(x, route)
+
+    def _outputs(self, x: Tensor, route: LayerRoute) -> Tensor:
+        x = route.gather(x)
+        if not torch.is_grad_enabled():
+            return route.scatter(self.outputs(x, route))
+        self.wait = self._outweigh(x, route)
+        later = route.deferred.place(self) if self.wait and route.deferred is not None else None
+        if later is None:
+            y = _GroupedLinear.apply(x, route.run_weights, self, route, None, *self.used(route))
+        else:
+            y = _GroupedLinear.apply(x, None, self, route, later.leave, later.handle)
+        return route.scatter(y)
+
+    def used(self, route: LayerRoute) -> list[Tensor]:
+        return used_parameters(route, self.weights, self.biases)
+
+    def outputs(self, x: Tensor, route: LayerRoute) -> Tensor:
+        """``[B, ..., out]`` of grouped rows."""
+        return products(x, route.blocks, [onward for onward, _ in self._factors_of(route)])
+
+    def input_gradients(self, grad_y: Tensor, route: LayerRoute) -> Tensor:
+        """``[B, ..., in]`` of grouped rows."""
+        return products(grad_y, route.blocks, [back for _, back in self._factors_of(route)])
+
+    def _factors_of(self, route: LayerRoute) -> list[tuple[Factor, Factor]]:
+        """Of each block of rows, for outputs and for input gradients."""
+        if self in route.prepared:
+            return route.prepared[self]
+        call, known = route.call, self._factors
+        weight = self.weights.block(call)
+        bias = None if self.biases is None else self.biases.block(call)
+        if call is None or not self.packed(call):
+            known = {}  # of copies, which are not kept
+        elif weight is not self._found[0] or bias is not self._found[1]:
+            self._found = weight, bias
+            known.clear()
+        for block in route.blocks:
+            if (block.key, block.count) not in known:
+                known[block.key, block.count] = _factors(weight, bias, block)
+        factors = [known[block.key, block.count] for block in route.blocks]
+        if known is self._factors:
+            route.prepared[self] = factors
+        return factors
+
+    def _outweigh(self, x: Tensor, route: LayerRoute) -> bool:
+        """Whether the weights' gradients have more numbers than ``x [B, ..., in]`` and outputs."""
+        width, inner_width = sum(self.sizes), x.shape[-1]
+        count = len(route.segments) if self.weights.first.requires_grad else 0
+        return x.numel() // inner_width * (width + inner_width) < count * width * inner_width
+
+    def gradients(
+        self, x: Tensor, grad_y: Tensor, route: LayerRoute, for_p: bool, for_used: Sequence[bool]
+    ) -> tuple[Tensor | None, list[Any]]:
+        """Of grouped rows: the route's by run ``[runs, m]``, and those of the parameters in use."""
+        if not (for_p or any(for_used)):
+            return None, [None] * len(for_used)
+        kinds = [kind for kind in (self.weights, self.biases) if kind is not None]
+        blocks = route.task_blocks if for_p else route.blocks
+        by_run = run_grads(x.contiguous(), grad_y, blocks, of_bias=len(kinds) > 1)
+        grad_p, grads = None, []
+        for versions, grad in zip(kinds, by_run, strict=True):
+            block = versions.block(route.call)
+            if for_p:
+                found = inner(grad, route.compared(versions.first, block)).to(route.weights.dtype)
+                grad_p = found if grad_p is None else grad_p.add_(found)
+            if any(for_used):
+                grads += self._by_layer(of_segments(grad, route, block.dtype))
+        return grad_p, wanted_only(grads, for_used) if grads else [None] * len(for_used)
+
+    def _by_layer(self, grads: list[Any]) -> list[Any]:
+        if len(self.sizes) == 1:
+            return grads
+        return [own for grad in grads for own in grad.split(self.sizes)]
 
 
-def _linear(x: Tensor, route: LayerRoute, linears: Linears, later: Later | None) -> Tensor:
-    x = route.gather(x)
-    if not torch.is_grad_enabled():
-        y = linears.outputs(x)
-    elif later is None:
-        y = _GroupedLinear.apply(x, route.run_weights, linears, None, *linears.used())
+def _factors(weight: Tensor, bias: Tensor | None, block: Block) -> tuple[Factor, Factor]:
+    """What rows are multiplied with forward, and gradients back."""
+    first, count = block.key, block.count
+    if count == 1:
+        own, added = weight[first], None if bias is None else bias[first]
     else:
-        y = _GroupedLinear.apply(x, None, linears, later.leave, later.handle)
-    return route.scatter(y)
+        own = weight[first : first + count]
+        added = None if bias is None else bias[first : first + count, None]
+    return (own.mT, added), (own, None)
 
 
 def used_parameters(route: LayerRoute, weights: Versions, biases: Versions | None) -> list[Tensor]:
     """Parameters of the experts in use, in the order of the segments, weights first."""
     keys = [segment.key for segment in route.segments]
     kinds = [weights] if biases is None else [weights, biases]
-    return [of_all[key] for of_all in (kind.parameters for kind in kinds) for key in keys]
+    return [parameter for kind in kinds for key in keys for parameter in kind.of(key)]
 
 
 class _GroupedLinear(GroupedFunction):
@@ -131,25 +185,26 @@ class _GroupedLinear(GroupedFunction):
         x: Tensor,
         p: Tensor | None,
         linears: Linears,
+        route: LayerRoute,
         leave: Callable[[Tensor, Tensor], None] | None,
         *used: Tensor,
     ) -> Tensor:
-        ctx.linears, ctx.leave = linears, leave
+        ctx.linears, ctx.route, ctx.leave = linears, route, leave
         ctx.save_for_backward(x)
-        return linears.outputs(x)
+        return linears.outputs(x, route)
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
-        linears, leave = ctx.linears, ctx.leave
-        for_x, for_p, _, _, *for_used = ctx.needs_input_grad
+        linears, route, leave = ctx.linears, ctx.route, ctx.leave
+        for_x, for_p, _, _, _, *for_used = ctx.needs_input_grad
         grad_y = grad_y.contiguous()
-        grad_x = linears.input_gradients(grad_y) if for_x else None
+        grad_x = linears.input_gradients(grad_y, route) if for_x else None
         if leave is not None:
             leave(x, grad_y)
-            return grad_x, None, None, None, None
-        grad_p, grads = linears.gradients(x, grad_y, for_p, for_used)
-        return grad_x, grad_p, None, None, *grads
+            return grad_x, None, None, None, None, None
+        grad_p, grads = linears.gradients(x, grad_y, route, for_p, for_used)
+        return grad_x, grad_p, None, None, None, *grads
 
 
 def wanted_only(grads: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:

@@ -84,14 +84,28 @@ def grouped_scale(
 ) -> Tensor:
     """``y [B, ..., D] * weight (+ bias)``, each row with those of the expert its task selected."""
     kinds = (weights,) if biases is None else (weights, biases)
-    blocks = torch.stack([kind.block(route.call) for kind in kinds])  # [1 or 2, m, D]
-    rows = blocks.index_select(1, route.row_key)
-    if y.dim() > 2:
-        rows = rows.view(*rows.shape[:2], *(1,) * (y.dim() - 2), -1)
     if not torch.is_grad_enabled():
+        rows = route.prepared.get((weights, y.dim()))
+        if rows is None:
+            rows = _rows_of(route, _blocks(kinds, route), y)
+            if route.call is not None:
+                route.prepared[weights, y.dim()] = rows
         return _scaled(y, rows)
+    blocks = _blocks(kinds, route)
+    rows = _rows_of(route, blocks, y)
     used, firsts = used_parameters(route, weights, biases), [kind.first for kind in kinds]
     return _GroupedScale.apply(y, route.weights, route, blocks, rows, firsts, *used)  # type: ignore[return-value]
+
+
+def _blocks(kinds: Sequence[Versions], route: LayerRoute) -> Tensor:
+    """``[1 or 2, m, D]``"""
+    return torch.stack([kind.block(route.call) for kind in kinds])
+
+
+def _rows_of(route: LayerRoute, blocks: Tensor, y: Tensor) -> Tensor:
+    """``blocks [1 or 2, m, D]`` to ``[1 or 2, B, 1, ..., D]``, as many dimensions as ``y`` has."""
+    rows = blocks.index_select(1, route.row_key)
+    return rows.view(*rows.shape[:2], *(1,) * (y.dim() - 2), -1) if y.dim() > 2 else rows
 
 
 class _GroupedScale(GroupedFunction):

@@ -3,41 +3,82 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from moe_tasks.experts.bank import ExpertBank
-from moe_tasks.experts.grouped import Linears, grouped_linear
+from moe_tasks.experts.block import Versions
+from moe_tasks.experts.grouped import Linears
 from moe_tasks.experts.grouped_norm import grouped_layer_norm, grouped_scale
 from moe_tasks.experts.merging import merge
 from moe_tasks.experts.routed_layer import RouteSlot
 from moe_tasks.routing.plan import LayerRoute
 
+# Numbers of a task from which on a kernel of its own is faster than passes over all tasks' rows.
+_MANY = 2**14
+
 
 class LinearBank(ExpertBank):
-    """m versions of an ``nn.Linear``."""
+    """m versions of an ``nn.Linear``.
 
-    # Whether gradients had better wait, as far as the last call tells.
-    _defers = True
+    Banks that are given one and the same tensor are computed together (:meth:`lead`): one product
+    for all of them, where the first is called; what belongs to the others is kept beside.
+    """
+
+    _remade = ExpertBank._remade | {"_alone", "_together"}
+    _group: tuple[LinearBank, ...] = ()
+    _led = False
+
+    def lead(self, group: Sequence[LinearBank]) -> None:
+        """Compute the others of ``group`` along, which are called after this one with its input."""
+        self._group = tuple(group)
+        for bank in group:
+            bank._led = bank is not self
+        self.pack()
+
+    def pack(self) -> None:
+        super().pack()
+        self._alone = Linears(self.versions("weight"), self.biases)
+        self._together = _together(self._group) if self._group else None
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        linears, later = self._linears(route), None
-        if torch.is_grad_enabled():
-            self._defers = linears.outweigh(x)
-            if self._defers and route.deferred is not None:
-                later = route.deferred.place(self)
-        return grouped_linear(x, route, linears, later)
-
-    def _linears(self, route: LayerRoute) -> Linears:
-        return Linears(route, self.versions("weight"), self.biases)
-
-    def deferring(self, route: LayerRoute) -> Linears | None:
-        return self._linears(route) if self._defers else None
+        beside = self.slot.beside
+        if self._led and self in beside:
+            of_x, y = beside.pop(self)
+            if of_x is x:
+                return y
+        together = self._joint(route)
+        if together is None:
+            return self._own()(x, route)
+        parts = together(x, route).split(together.sizes, -1)
+        beside.update((bank, (x, y)) for bank, y in zip(self._group, parts, strict=True))
+        return beside.pop(self)[1]
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
         return self.selected_learning(x, route)
+
+    def deferring(self, route: LayerRoute) -> Iterator[Linears]:
+        if self._led:
+            return  # the bank that leads speaks for all
+        together = self._joint(route)
+        group = self._group or (self,)
+        each = [bank._own() for bank in group] if together is None else [together]
+        yield from (linears for linears in each if linears.wait)
+
+    def _joint(self, route: LayerRoute) -> Linears | None:
+        """The layers with one input, if they lie packed."""
+        together = self._together
+        if together is None or len(self.here) < len(self.experts):
+            return None
+        return together if together.packed(route.call) else None
+
+    def _own(self) -> Linears:
+        if len(self.here) == len(self.experts):
+            return self._alone
+        return Linears(self.versions("weight"), self.biases)
 
     def merged(self, x: Tensor, route: LayerRoute) -> Tensor:
         weight = merge(route.weights, self.stack("weight")).mT  # [T, in, out]
@@ -76,9 +117,29 @@ class NormBank(ExpertBank):
 
 
 def _goes_by_task(x: Tensor, route: LayerRoute, leaf: nn.LayerNorm) -> bool:
-    """Whether rows are grouped, learn, and are what the library's kernel takes as they are."""
+    """Whether rows are grouped, learn, and are many, and what the library's kernel takes."""
     grouped = route.order is None and torch.is_grad_enabled()
-    return grouped and x.device.type == "cpu" and x.dtype == leaf.weight.dtype
+    fits = x.device.type == "cpu" and x.dtype == leaf.weight.dtype
+    return grouped and fits and x.numel() >= _MANY * len(route.task_segments)
+
+
+def _together(banks: Sequence[LinearBank]) -> Linears | None:
+    """The layers of ``banks`` as one, in one piece of memory, if they are alike."""
+    weights = [bank.versions("weight").first for bank in banks]
+    kinds = {
+        (len(bank.experts), bank.biases is None, weight.device, weight.dtype, weight.shape[1:])
+        for bank, weight in zip(banks, weights, strict=True)
+    }
+    if len(kinds) > 1:
+        return None
+    by_expert = zip(*(bank.experts for bank in banks), strict=True)
+    holders = [[leaf._parameters for leaf in leaves] for leaves in by_expert]
+    joint = Linears(
+        Versions(holders, "weight"),
+        None if banks[0].biases is None else Versions(holders, "bias"),
+    )
+    joint.pack()
+    return joint
 
 
 def make_bank(leaf: nn.Module, num_experts: int, slot: RouteSlot) -> ExpertBank:

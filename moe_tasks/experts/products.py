@@ -20,26 +20,20 @@ _PIECE = 4096
 _FEW = 0 if "intel" in cpu_name().lower() else 4
 
 
-def products(
-    x: Tensor,
-    blocks: Sequence[Block],
-    matrices: Sequence[Tensor],
-    biases: Sequence[Tensor | None] | None,
-) -> Tensor:
-    """``x [B, ..., in]`` times each block's matrix, plus its bias.
+# By block: ``[in, out]`` of one expert, or ``[count, in, out]`` of several; and what is added,
+# ``[out]`` or ``[count, 1, out]``.
+Factor = tuple[Tensor, Tensor | None]
 
-    Args:
-        matrices: per block, ``[in, out]`` of one expert, or ``[count, in, out]`` of several.
-        biases: ``[out]``, or ``[count, out]``.
-    """
+
+def products(x: Tensor, blocks: Sequence[Block], factors: Sequence[Factor]) -> Tensor:
+    """``x [B, ..., in]`` times each block's matrix, plus its bias: ``[B, ..., out]``."""
     x = x.contiguous()
-    shape = (*x.shape[:-1], matrices[0].shape[-1])
-    biases = biases or [None] * len(blocks)
+    shape = (*x.shape[:-1], factors[0][0].shape[-1])
     if len(blocks) == 1:
-        return _product(_rows(x, blocks[0]), matrices[0], biases[0]).view(shape)
+        return _product(_rows(x, blocks[0]), *factors[0]).view(shape)
     y = x.new_empty(shape)
-    for block, matrix, bias in zip(blocks, matrices, biases, strict=True):
-        _product(_rows(x, block), matrix, bias, _rows(y, block))
+    for block, factor in zip(blocks, factors, strict=True):
+        _product(_rows(x, block), *factor, _rows(y, block))
     return y
 
 
@@ -49,7 +43,7 @@ def _product(
     """``rows [N, in]`` to ``[N, out]``, or ``[count, N, in]`` to ``[count, N, out]``."""
     if matrix.dtype != rows.dtype:
         matrix, bias = matrix.to(rows.dtype), None if bias is None else bias.to(rows.dtype)
-    if rows.shape[-2] <= _FEW and rows.device.type == "cpu" and matrix.mT.is_contiguous():
+    if rows.shape[-2] <= _FEW and rows.device.type == "cpu" and matrix.stride(-2) == 1:
         return _product_of_few(rows, matrix.mT, bias, out)
     if rows.dim() == 2:  # an ordinary product is faster than a batch of one
         if bias is None:
@@ -57,7 +51,7 @@ def _product(
         return torch.addmm(bias, rows, matrix, out=out)
     if bias is None:
         return torch.bmm(rows, matrix, out=out)
-    return torch.baddbmm(bias[:, None], rows, matrix, out=out)
+    return torch.baddbmm(bias, rows, matrix, out=out)
 
 
 def _product_of_few(
@@ -66,9 +60,10 @@ def _product_of_few(
     """The same with ``weights [..., out, in]`` first, as when tokens are decoded one by one."""
     if bias is None:
         y = weights @ rows.mT
+    elif rows.dim() == 2:
+        y = torch.addmm(bias[:, None], weights, rows.mT)
     else:
-        product = torch.addmm if rows.dim() == 2 else torch.baddbmm
-        y = product(bias[..., None], weights, rows.mT)
+        y = torch.baddbmm(bias.mT, weights, rows.mT)
     return y.mT.contiguous() if out is None else out.copy_(y.mT)
 
 
@@ -77,7 +72,7 @@ def _rows(x: Tensor, block: Block) -> Tensor:
 
     ``[rows * ..., D]`` for one expert, else ``[count, rows * ..., D]``.
     """
-    width, size = x.shape[-1], x.numel() // len(x)
+    width, size = x.shape[-1], x.numel() // x.shape[0]
     count, first = block.count, x.storage_offset() + block.start * size
     num_rows = (block.stop - block.start) // count * (size // width)
     if count == 1:

@@ -18,11 +18,13 @@ class RouteSlot:
     """Where a routed layer says, for the time of one call, what the banks inside it do.
 
     ``route`` is a :class:`~moe_tasks.routing.plan.LayerRoute`, or the number of the one expert
-    that all rows use; ``None`` between calls.
+    that all rows use; ``None`` between calls. ``beside`` has outputs that were computed along with
+    another bank's, and for which input.
     """
 
     def __init__(self) -> None:
         self.route: LayerRoute | int | None = None
+        self.beside: dict[nn.Module, tuple[Tensor, Tensor]] = {}
 
     def read(self) -> LayerRoute | int:
         if self.route is None:
@@ -36,6 +38,7 @@ class RouteSlot:
             yield
         finally:
             self.route = None
+            self.beside.clear()
 
 
 class RemoteRoute:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from moe_tasks.experts.bank import ExpertBank
+from moe_tasks.experts.bank import banks_of
 from moe_tasks.experts.convert import named_layers
 from moe_tasks.model import TaskMoE
 
@@ -18,9 +18,11 @@ def drop_unused_experts(model: TaskMoE) -> None:
     used = [layer.nonzero().flatten().tolist() for layer in (routes > 0).any(0)]
     layers = named_layers(model.backbone)
     for name, experts in zip(model.layer_names, used, strict=True):
-        for bank in layers[name].modules():
-            if isinstance(bank, ExpertBank):
-                bank.keep(experts)
+        banks = list(banks_of(layers[name]))
+        for bank in banks:
+            bank.keep(experts)
+        for bank in banks:  # those that lie together are alike only now
+            bank.pack()
     counts = tuple(map(len, used))
     renumbered = routes.new_zeros(*routes.shape[:2], max(counts))
     for layer, experts in enumerate(used):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, Literal
@@ -25,6 +25,9 @@ Mode = Literal["select", "mix", "merge"]
 # outputs had been mixed, which runs the other experts too (forward only). probe: as exact, from one
 # row per task.
 RouterGradient = Literal["merge_st", "exact", "probe"]
+
+# Numbers in a row that torch would copy with all threads (its grain size).
+_LONG = 2**15
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class LayerRoute:
             m experts' versions of a parameter by the first one that is here.
         call: the same while no parameter moves (:class:`~moe_tasks.experts.block.Versions`).
         deferred: what works out gradients late (:class:`~moe_tasks.experts.deferred.Deferred`).
+        prepared: what banks have looked up for this route and will want again in the same ``call``.
     """
 
     mode: Mode
@@ -87,6 +91,7 @@ class LayerRoute:
     everywhere: Mapping[Tensor, Tensor] | None = None
     call: object | None = None
     deferred: Any = None
+    prepared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def compared(self, first: Tensor, own: Tensor) -> Tensor:
         """A parameter's versions ``[m, ...]``, with which the router's gradient compares.
@@ -206,17 +211,30 @@ class LayerRoute:
 
     def gather(self, x: Tensor) -> Tensor:
         """``x [B, ...]`` with equal keys together."""
-        return x if self.order is None else permuted(x, self.order, self.inverse)
+        return x if self.order is None else permuted(x, *self._pieces(x, self.order, self.inverse))
 
     def scatter(self, x: Tensor) -> Tensor:
         """Inverse of :meth:`gather`."""
-        return x if self.inverse is None else permuted(x, self.inverse, self.order)
+        return x if self.order is None else permuted(x, *self._pieces(x, self.inverse, self.order))
+
+    def _pieces(self, x: Tensor, order: Any, inverse: Any) -> tuple[Tensor, Tensor]:
+        """The same for pieces of rows, ``[B * pieces]`` each, if rows are long."""
+        pieces = _pieces_of_rows(x)
+        if pieces == 1:
+            return order, inverse
+        known = self.prepared
+        for numbers in (order, inverse):
+            if (numbers, pieces) not in known:
+                inside = torch.arange(pieces, device=x.device)
+                known[numbers, pieces] = (numbers[:, None] * pieces + inside).flatten()
+        return known[order, pieces], known[inverse, pieces]
 
 
 def permuted(x: Tensor, order: Tensor, inverse: Tensor | None) -> Tensor:
+    """``x [B, ...]`` with its rows, or equal pieces of them, in another order."""
     if torch.is_grad_enabled() and x.requires_grad:
         return _Permuted.apply(x, order, inverse)  # type: ignore[return-value]
-    return x.index_select(0, order)
+    return _rearranged(x, order)
 
 
 class _Permuted(torch.autograd.Function):
@@ -225,11 +243,25 @@ class _Permuted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:  # type: ignore[override]
         ctx.inverse = inverse
-        return x.index_select(0, order)
+        return _rearranged(x, order)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        return grad.index_select(0, ctx.inverse), None, None
+        return _rearranged(grad, ctx.inverse), None, None
+
+
+def _rearranged(x: Tensor, order: Tensor) -> Tensor:
+    if len(order) == len(x):
+        return x.index_select(0, order)
+    return x.reshape(len(order), -1).index_select(0, order).view(x.shape)
+
+
+def _pieces_of_rows(x: Tensor) -> int:
+    """Torch copies long rows one by one, each with all threads: not so what is short."""
+    size, pieces = x.numel() // max(len(x), 1), 1
+    while x.device.type == "cpu" and size >= _LONG and size % 2 == 0:
+        size, pieces = size // 2, pieces * 2
+    return pieces
 
 
 @dataclass(frozen=True)

@@ -113,23 +113,21 @@ def joined(tensors: Sequence[Tensor]) -> list[Tensor]:
     Order and cuts follow from the tensors alone, not from where memory happened to be free, so that
     sums over them are the same in every process.
     """
-    firsts: list[Tensor] = []
-    stops: list[int] = []
-    limits: list[int] = []
-    by_stop: dict[int, int] = {}
-    for tensor in tensors:
-        start = tensor.data_ptr()
-        stop = start + tensor.nbytes
-        number = by_stop.pop(start, None)
-        if number is None or stop > limits[number]:
-            storage, number = tensor.untyped_storage(), len(firsts)
-            firsts.append(tensor)
-            stops.append(stop)
-            limits.append(storage.data_ptr() + storage.nbytes())
-        stops[number] = stop
-        by_stop[stop] = number
-    lengths = [
-        (stop - first.data_ptr()) // first.element_size()
-        for first, stop in zip(firsts, stops, strict=True)
-    ]
-    return [first.as_strided((n,), (1,)) for first, n in zip(firsts, lengths, strict=True)]
+    starts = [tensor.data_ptr() for tensor in tensors]
+    pieces: list[list[int]] = []  # numbers of tensors that lie one after the other
+    stop = limit = -1
+    for number in sorted(range(len(tensors)), key=starts.__getitem__):
+        start, size = starts[number], tensors[number].nbytes
+        if start == stop and start + size <= limit:
+            pieces[-1].append(number)
+        else:
+            storage = tensors[number].untyped_storage()
+            limit = storage.data_ptr() + storage.nbytes()
+            pieces.append([number])
+        stop = start + size
+    flat = []
+    for piece in sorted(pieces, key=min):
+        first, last = tensors[piece[0]], tensors[piece[-1]]
+        size = starts[piece[-1]] + last.nbytes - starts[piece[0]]
+        flat.append(first.as_strided((size // first.element_size(),), (1,)))
+    return flat
