@@ -13,6 +13,9 @@ from moe_tasks.experts.grouped import GroupedFunction, used_parameters, wanted_o
 from moe_tasks.experts.products import inner, of_segments
 from moe_tasks.routing.plan import LayerRoute
 
+# Numbers of a task from which on a kernel of its own is faster.
+_MANY = 2**14
+
 
 def grouped_layer_norm(
     x: Tensor, route: LayerRoute, weights: Versions, biases: Versions, eps: float
@@ -20,7 +23,7 @@ def grouped_layer_norm(
     """LayerNorm of grouped rows ``x [B, ..., D]``, each with the expert its task selected.
 
     Backward runs the library's kernel once per task, which on a CPU takes less than passes over all
-    rows; on a GPU the passes of :func:`grouped_scale` are fewer kernels.
+    rows unless tasks have few; on a GPU the passes of :func:`grouped_scale` are fewer kernels.
     """
     used = used_parameters(route, weights, biases)
     return _GroupedLayerNorm.apply(
@@ -53,21 +56,10 @@ class _GroupedLayerNorm(GroupedFunction):
         route, weights, biases = ctx.route, ctx.weights, ctx.biases
         for_x, for_p, _, _, _, _, *for_used = ctx.needs_input_grad
         weight, bias = weights.block(route.call), biases.block(route.call)
-        grad_x, grad_w, grad_b = [], [], []
-        sizes = [run.rows for run in route.task_segments]
-        by_run = zip(
-            *(t.split(sizes) for t in (grad.contiguous(), *ctx.saved_tensors)), strict=True
-        )
-        experts = [route.keys[run.key] for run in route.task_segments]
-        own_weights, own_biases = weights.parameters, biases.parameters
-        for expert, (grad_y, x, mean, deviation) in zip(experts, by_run, strict=True):
-            found = torch.ops.aten.native_layer_norm_backward.default(
-                grad_y, x, x.shape[-1:], mean, deviation, own_weights[expert], own_biases[expert],
-                [for_x, True, True],
-            )  # fmt: skip
-            for grads, one in zip((grad_x, grad_w, grad_b), found, strict=True):
-                grads.append(one)
-        of_weight, of_bias = torch.stack(grad_w), torch.stack(grad_b)  # [runs, D]
+        x, mean, deviation = ctx.saved_tensors
+        few = grad.numel() < _MANY * len(route.task_segments)
+        gradients = _all_at_once if few else _run_by_run
+        grad_x, of_weight, of_bias = gradients(route, weight, grad.contiguous(), x, mean, deviation)
         grad_p = None
         if for_p:
             grad_p = inner(of_weight, route.compared(weights.first, weight))
@@ -75,8 +67,39 @@ class _GroupedLayerNorm(GroupedFunction):
             grad_p = grad_p.to(route.weights.dtype)
         grads = of_segments(of_weight, route, weight.dtype)
         grads += of_segments(of_bias, route, weight.dtype)
-        grad_x = torch.cat(grad_x) if for_x else None
+        grad_x = grad_x if for_x else None
         return grad_x, grad_p, None, None, None, None, *wanted_only(grads, for_used)
+
+
+def _run_by_run(
+    route: LayerRoute, weight: Tensor, grad: Tensor, x: Tensor, mean: Tensor, deviation: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of grouped inputs ``[B, ..., D]``, and of weight and bias by run ``[runs, D]``."""
+    sizes = [run.rows for run in route.task_segments]
+    own = [weight[route.keys[run.key]] for run in route.task_segments]
+    parts = zip(own, *(t.split(sizes) for t in (grad, x, mean, deviation)), strict=True)
+    found = [
+        torch.ops.aten.native_layer_norm_backward.default(
+            grad, x, x.shape[-1:], mean, deviation, own, own, [True, True, True]
+        )  # of the bias, only the shape counts
+        for own, grad, x, mean, deviation in parts
+    ]
+    grad_x, of_weight, of_bias = zip(*found, strict=True)
+    return torch.cat(grad_x), torch.stack(of_weight), torch.stack(of_bias)
+
+
+def _all_at_once(
+    route: LayerRoute, weight: Tensor, grad: Tensor, x: Tensor, mean: Tensor, deviation: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same."""
+    grad_normalised = grad * _rows_of(route, weight[None], x)[0]
+    grad_x, _, _ = torch.ops.aten.native_layer_norm_backward.default(
+        grad_normalised, x, x.shape[-1:], mean, deviation, None, None, [True, False, False]
+    )
+    normalised = torch.sub(x, mean, out=grad_normalised).mul_(deviation)
+    sums = torch.stack([_row_sums(normalised.mul_(grad)), _row_sums(grad)])  # [2, B, D]
+    of_weight, of_bias = (route.rows_of_runs.to(sums.dtype) @ sums).unbind()
+    return grad_x, of_weight, of_bias
 
 
 def grouped_scale(

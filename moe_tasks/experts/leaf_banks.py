@@ -17,9 +17,6 @@ from moe_tasks.experts.merging import merge
 from moe_tasks.experts.routed_layer import RouteSlot
 from moe_tasks.routing.plan import LayerRoute
 
-# Numbers of a task from which on a kernel of its own is faster than passes over all tasks' rows.
-_MANY = 2**14
-
 
 class LinearBank(ExpertBank):
     """m versions of an ``nn.Linear``.
@@ -117,10 +114,9 @@ class NormBank(ExpertBank):
 
 
 def _goes_by_task(x: Tensor, route: LayerRoute, leaf: nn.LayerNorm) -> bool:
-    """Whether rows are grouped, learn, and are many, and what the library's kernel takes."""
+    """Whether rows are grouped, learn, and are what the library's kernel takes as they are."""
     grouped = route.order is None and torch.is_grad_enabled()
-    fits = x.device.type == "cpu" and x.dtype == leaf.weight.dtype
-    return grouped and fits and x.numel() >= _MANY * len(route.task_segments)
+    return grouped and x.device.type == "cpu" and x.dtype == leaf.weight.dtype
 
 
 def _together(banks: Sequence[LinearBank]) -> Linears | None:

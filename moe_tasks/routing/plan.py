@@ -161,6 +161,13 @@ class LayerRoute:
         return (tasks[:, None] == self.row_task).to(self.weights.dtype)
 
     @cached_property
+    def rows_of_runs(self) -> Tensor:
+        """``[runs, B]``, 1 where the row is of the run."""
+        if self.tasks_in_order:
+            return self.rows_of_tasks
+        return self.rows_of_tasks.index_select(0, self.run_tasks)
+
+    @cached_property
     def rows_of_segments(self) -> Tensor:
         """``[segments, B]``, 1 where the row has the segment's key."""
         keys = torch.tensor([segment.key for segment in self.segments]).to(self.row_key.device)

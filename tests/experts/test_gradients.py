@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from moe_tasks.experts import grouped_norm
 from moe_tasks.experts.leaf_banks import NormBank, make_bank
 from moe_tasks.experts.merging import merge
 from moe_tasks.experts.routed_layer import RouteSlot
@@ -56,17 +57,24 @@ def inputs(leaf: str, rows: list[int]) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
 
-@pytest.mark.parametrize("leaf", LEAVES)
+@pytest.mark.parametrize("leaf", [*LEAVES, "layer norm of many tokens"])
 @pytest.mark.parametrize("order", ROWS)
-def test_merge_st_equals_autograd_through_merging(leaf: str, order: str) -> None:
+@pytest.mark.parametrize("grouped", [False, True])  # by the bank, or by the layer around it
+def test_merge_st_equals_autograd_through_merging(
+    leaf: str, order: str, grouped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if leaf == "layer norm of many tokens":
+        leaf = "layer norm"
+        monkeypatch.setattr(grouped_norm, "_MANY", 0)
     """Hard forward; gradients are those of the merged function at the one-hot point."""
     rows = ROWS[order]
     bank, slot = perturbed_bank(leaf)
     x = inputs(leaf, rows)
     picks = torch.tensor([2, 0, 2, 0])  # expert 1 has no rows
     p = nn.functional.one_hot(picks, M).double().requires_grad_()
-    slot.route = RoutePlan.build(p[None], rows, "select").layers[0]
-    y = bank(x)
+    route = RoutePlan.build(p[None], rows, "select").layers[0]
+    slot.route = route.grouped() if grouped else route
+    y = route.scatter(bank(route.gather(x))) if grouped else bank(x)
     weight = torch.randn_like(y)
     (y * weight).sum().backward()
     grads = {"x": x.grad, "p": p.grad, **{n: q.grad for n, q in bank.named_parameters()}}
