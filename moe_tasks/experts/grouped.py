@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,6 +39,13 @@ class Later:
 
     handle: Tensor
     leave: Callable[[Tensor, Tensor], None]
+
+
+class Factors(NamedTuple):
+    """Of the blocks of rows: for outputs, and for the gradients of inputs."""
+
+    onward: tuple[Factor, ...]
+    back: tuple[Factor, ...]
 
 
 class Linears:
@@ -97,14 +104,14 @@ class Linears:
 
     def outputs(self, x: Tensor, route: LayerRoute) -> Tensor:
         """``[B, ..., out]`` of grouped rows."""
-        return products(x, route.blocks, [onward for onward, _ in self._factors_of(route)])
+        return products(x, route.blocks, self.factors(route).onward)
 
     def input_gradients(self, grad_y: Tensor, route: LayerRoute) -> Tensor:
         """``[B, ..., in]`` of grouped rows."""
-        return products(grad_y, route.blocks, [back for _, back in self._factors_of(route)])
+        return products(grad_y, route.blocks, self.factors(route).back)
 
-    def _factors_of(self, route: LayerRoute) -> list[tuple[Factor, Factor]]:
-        """Of each block of rows, for outputs and for input gradients."""
+    def factors(self, route: LayerRoute) -> Factors:
+        """What each block of rows, and of gradients, is multiplied with."""
         if self in route.prepared:
             return route.prepared[self]
         call, known = route.call, self._factors
@@ -118,7 +125,8 @@ class Linears:
         for block in route.blocks:
             if (block.key, block.count) not in known:
                 known[block.key, block.count] = _factors(weight, bias, block)
-        factors = [known[block.key, block.count] for block in route.blocks]
+        onward, back = zip(*(known[block.key, block.count] for block in route.blocks), strict=True)
+        factors = Factors(onward, back)
         if known is self._factors:
             route.prepared[self] = factors
         return factors

@@ -66,16 +66,20 @@ class LinearBank(ExpertBank):
         yield from (linears for linears in each if linears.wait)
 
     def _joint(self, route: LayerRoute) -> Linears | None:
-        """The layers with one input, if they lie packed."""
+        """The layers with one input, if they are all here and lie packed."""
         together = self._together
-        if together is None or len(self.here) < len(self.experts):
-            return None
-        return together if together.packed(route.call) else None
+        if together is None or together in route.prepared:
+            return together
+        return together if self._all_here and together.packed(route.call) else None
 
     def _own(self) -> Linears:
-        if len(self.here) == len(self.experts):
+        if self._all_here:
             return self._alone
         return Linears(self.versions("weight"), self.biases)
+
+    @property
+    def _all_here(self) -> bool:
+        return len(self.here) == len(self._alone.weights)
 
     def merged(self, x: Tensor, route: LayerRoute) -> Tensor:
         weight = merge(route.weights, self.stack("weight")).mT  # [T, in, out]

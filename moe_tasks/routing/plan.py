@@ -258,15 +258,15 @@ class _Permuted(torch.autograd.Function):
 
 
 def _rearranged(x: Tensor, order: Tensor) -> Tensor:
-    if len(order) == len(x):
+    if order.shape[0] == x.shape[0]:
         return x.index_select(0, order)
-    return x.reshape(len(order), -1).index_select(0, order).view(x.shape)
+    return x.reshape(order.shape[0], -1).index_select(0, order).view(x.shape)
 
 
 def _pieces_of_rows(x: Tensor) -> int:
     """Torch copies long rows one by one, each with all threads: not so what is short."""
-    size, pieces = x.numel() // max(len(x), 1), 1
-    while x.device.type == "cpu" and size >= _LONG and size % 2 == 0:
+    size, pieces = x.numel() // max(x.shape[0], 1), 1
+    while size >= _LONG and size % 2 == 0 and x.device.type == "cpu":
         size, pieces = size // 2, pieces * 2
     return pieces
 
