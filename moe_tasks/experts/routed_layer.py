@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -212,20 +213,25 @@ class _Probe:
         num_rows, size = len(grad), grad[0].numel()
         grad, hidden = grad.reshape(num_rows, size), hidden.reshape(num_rows, size)
         for expert in range(gains.shape[1]):
-            numbers = route.rows_without(expert)
-            if not len(numbers):
+            spans = route.without(expert)
+            if not spans:
                 continue
-            chosen: Any = lambda x, n=numbers: x.index_select(0, n)  # noqa: E731
+            chosen = partial(_spanned, spans)
             with self._casting(), self.slot.holding(expert):
                 other = hidden_of(call.of_rows(chosen, num_rows)())
-            more = other.reshape(len(numbers), size) - chosen(hidden)
-            gained = torch.linalg.vecdot(more, chosen(grad)).to(gains.dtype)
+            more = other.reshape(-1, size) - chosen(hidden)
+            gained = more.mul_(chosen(grad)).sum(-1).to(gains.dtype)
             gains[:, expert].index_add_(0, chosen(route.row_task), gained)
         return gains
 
     def _casting(self) -> Any:
         # Backward runs outside the autocast region of forward.
         return torch.autocast(self._device, self._dtype) if self._autocast else nullcontext()
+
+
+def _spanned(spans: Sequence[slice], x: Tensor) -> Tensor:
+    """The rows of ``x`` in ``spans``; without a copy if these are one."""
+    return x[spans[0]] if len(spans) == 1 else torch.cat([x[span] for span in spans])
 
 
 class ProbedGradient(torch.autograd.Function):

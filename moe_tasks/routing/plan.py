@@ -209,12 +209,12 @@ class LayerRoute:
         starts = [segment.start for segment in self.task_segments]
         return torch.tensor(starts).to(self.row_task.device)
 
-    def rows_without(self, expert: int) -> Tensor:
-        """Of grouped rows, the numbers of those that another expert was selected for."""
-        own = next((s for s in self.segments if s.key == expert), Segment(expert, 0, 0))
-        numbers = torch.arange(len(self.row_key) - own.rows, device=self.row_key.device)
-        numbers[own.start :] += own.rows
-        return numbers
+    def without(self, expert: int) -> tuple[slice, ...]:
+        """Of grouped rows, where those are that another expert was selected for."""
+        size = len(self.row_key)
+        own = next((s for s in self.segments if s.key == expert), Segment(expert, size, size))
+        spans = (slice(0, own.start), slice(own.stop, size))
+        return tuple(span for span in spans if span.start < span.stop)
 
     def gather(self, x: Tensor) -> Tensor:
         """``x [B, ...]`` with equal keys together."""
