@@ -61,6 +61,7 @@ class Linears:
 
     def __init__(self, weights: Versions, biases: Versions | None) -> None:
         self.weights, self.biases = weights, biases
+        self._kinds = (weights,) if biases is None else (weights, biases)
         self.sizes = [len(weight) for weight in weights.of(0)]
         self.wait = True
         # The numbers as the last call found them, and what products take of them, by block.
@@ -69,14 +70,12 @@ class Linears:
 
     def pack(self) -> None:
         """Move them into one piece of memory."""
-        self.weights.pack()
-        if self.biases is not None:
-            self.biases.pack()
+        for kind in self._kinds:
+            kind.pack()
 
     def packed(self, call: object | None) -> bool:
         """Whether they still lie so."""
-        kinds = [self.weights] if self.biases is None else [self.weights, self.biases]
-        return all(kind.packed(call) is not None for kind in kinds)
+        return all(kind.packed(call) is not None for kind in self._kinds)
 
     def __call__(self, x: Tensor, route: LayerRoute) -> Tensor:
         """``x [B, ..., in] -> [B, ..., out]``, each row through the expert its task selected."""
@@ -143,11 +142,10 @@ class Linears:
         """Of grouped rows: the route's by run ``[runs, m]``, and those of the parameters in use."""
         if not (for_p or any(for_used)):
             return None, [None] * len(for_used)
-        kinds = [kind for kind in (self.weights, self.biases) if kind is not None]
         blocks = route.task_blocks if for_p else route.blocks
-        by_run = run_grads(x.contiguous(), grad_y, blocks, of_bias=len(kinds) > 1)
+        by_run = run_grads(x.contiguous(), grad_y, blocks, of_bias=self.biases is not None)
         grad_p, grads = None, []
-        for versions, grad in zip(kinds, by_run, strict=True):
+        for versions, grad in zip(self._kinds, by_run, strict=True):
             block = versions.block(route.call)
             if for_p:
                 found = inner(grad, route.compared(versions.first, block)).to(route.weights.dtype)

@@ -46,9 +46,7 @@ class _GroupedLayerNorm(GroupedFunction):
         y, mean, deviation = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
         ctx.route, ctx.weights, ctx.biases = route, weights, biases
         ctx.save_for_backward(x, mean, deviation)
-        both = torch.stack([weights.block(route.call), biases.block(route.call)])
-        rows = both.index_select(1, route.row_key)
-        rows = rows.view(2, len(x), *(1,) * (x.dim() - 2), -1)  # [2, B, 1, ..., D]
+        rows = _rows_of(route, _blocks((weights, biases), route), x)
         return torch.addcmul(rows[1], y, rows[0], out=y)
 
     @staticmethod
