@@ -60,6 +60,12 @@ def attempt(build: Callable[[], TaskCollection]) -> tuple[TaskCollection | None,
     return None, message
 
 
+def files_and_times(folder: Path) -> dict[Path, tuple[int, int]]:
+    """Of every file below ``folder``: its inode and when it was written."""
+    stats = {path: path.stat() for path in folder.rglob("*") if path.is_file()}
+    return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in stats.items()}
+
+
 def cache_files(root: Path) -> list[Path]:
     folder = root.parent / "cache"
     return sorted(folder.iterdir()) if folder.exists() else []

@@ -6,7 +6,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -205,9 +204,3 @@ def test_same_in_another_process(suite: TaskCollection, tmp_path: Path) -> None:
         check=False,
     )
     assert result.stdout.strip() == _content(suite), result.stderr
-
-
-def test_made_quickly(tmp_path: Path) -> None:
-    start = time.process_time()
-    SyntheticTasks(SEED, SPLIT, ROWS, str(tmp_path)).build()
-    assert time.process_time() - start < 3

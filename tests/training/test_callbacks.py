@@ -96,11 +96,9 @@ def test_collapse_of_one_task_is_no_news(caplog) -> None:
 
 def test_plain_progress() -> None:
     stream = io.StringIO()
-    started = time.monotonic()
     display = ProgressDisplay(stream, every=0.0)
     display.on_start(_start())
     assert stream.getvalue() == "tiny: step 0/20\n"
-    assert time.monotonic() - started < 1
     display.on_step(1, 2.0)
     display.on_log({"loss": 1.5, "rows_per_s": 99.6, "temperature": 2.0, "route_entropy": 1.0986,
                     "skipped": 0, "eval_loss": 1.25})  # fmt: skip

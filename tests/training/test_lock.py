@@ -27,10 +27,8 @@ def test_second_process_is_refused_until_the_first_is_dead(tmp_path: Path) -> No
     holder = context.Process(target=_hold, args=(tmp_path / "run", sender), daemon=True)
     holder.start()
     number = receiver.recv()
-    started = time.monotonic()
     with pytest.raises(UserError, match=rf"in use by another process \(process {number} on "):
         RunLock(tmp_path / "run").__enter__()
-    assert time.monotonic() - started < 1  # refused, not waited for
     holder.kill()
     holder.join()
     assert holder.exitcode == -signal.SIGKILL
