@@ -44,7 +44,7 @@ def start(
 
 
 def run(
-    cases: Sequence[str], folder: Path, world: int = 2, timeout: float = 200, **options: Any
+    cases: Sequence[str], folder: Path, world: int = 2, timeout: float = 400, **options: Any
 ) -> dict[str, Any]:
     """What the cases found; ``options`` are those of ``start``."""
     processes = start(cases, folder, world, **options)
