@@ -85,7 +85,8 @@ class Published:
         """How far gradients are from the published ones, beyond their own rounding.
 
         Both are sums in float32, up to 8e-5 off the exact ones; in which order they are added up
-        differs between processors, and with it that distance.
+        differs between processors, and with it that distance. One that is all but zero (1.8e-6
+        beside others of 1) has no such digits at all, hence a least magnitude.
         """
         exact = self.gradients(selection, torch.float64)
         ours = self.gradients(selection, torch.float32)

@@ -292,6 +292,7 @@ def test_the_real_gym_is_tokenised_once(shared: Path, tokenizer: Any, tmp_path: 
     example = collection.examples("stsb", "test", "87")[3]
     assert table.targets([rows[3]])[0].tolist() == tokenizer(f" {example.outputs[0]}")["input_ids"]
     before = files_and_times(tmp_path)
+    assert before
     again = tokenize(source.build(), tokenizer, **lengths)
     assert files_and_times(tmp_path) == before
     assert again.truncated == table.truncated > 0
