@@ -2,17 +2,73 @@
 
 from __future__ import annotations
 
-import fcntl
+import importlib
 import json
+import multiprocessing
 import os
+import signal
 import socket
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
+# What a process that trains with DeepSpeed imports, in the end.
+_PRELOADED = (
+    "deepspeed.runtime.zero.muon.muon_optimizer",
+    "tests.engines.worker",
+    "tests.engines.experts_worker",
+    "tests.engines.queue_worker",
+)
+
+
+class Launched:
+    """One process that runs the ``main`` of a module, as ``subprocess.Popen`` would.
+
+    It is forked from a server that has imported everything and run nothing: what a Python that
+    starts anew spends its first five seconds with.
+    """
+
+    def __init__(self, module: str, arguments: Sequence[str], environment: Any, log: Path) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(_PRELOADED))
+        self._log = log
+        self._process = context.Process(
+            target=_main_of, args=(module, arguments, dict(environment), log), daemon=True
+        )
+        self._process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float) -> None:
+        self._process.join(timeout)
+        if self._process.is_alive():
+            raise TimeoutError(f"still running after {timeout} s: {self._log.read_text()[-2000:]}")
+
+    def communicate(self, timeout: float = 120) -> tuple[None, str]:
+        """What it wrote to stderr, once it has ended."""
+        self.wait(timeout)
+        return None, self._log.read_text()
+
+    def send_signal(self, number: int) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _main_of(
+    module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path
+) -> None:
+    with log.open("w") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = [module, *arguments]
+    importlib.import_module(module).main()
 
 
 def start(
@@ -30,14 +86,13 @@ def start(
         **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",
         "WORLD_SIZE": str(world), **environment,
     }  # fmt: skip
-    command = [sys.executable, "-m", module, ",".join(cases)]
+    arguments = [",".join(cases), str(folder / "results.json")]
     return [
-        subprocess.Popen(
-            [*command, str(folder / "results.json")],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            cwd=Path(__file__).parents[2],
-            stderr=subprocess.PIPE,
-            text=True,
+        Launched(
+            module,
+            arguments,
+            {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            folder / f"stderr-{rank}",
         )
         for rank in range(world)
     ]
@@ -53,20 +108,6 @@ def run(
     return json.loads((folder / "results.json").read_text())
 
 
-def run_once(
-    name: str, cases: Sequence[str], factory: pytest.TempPathFactory, **options: Any
-) -> tuple[Path, dict[str, Any]]:
-    """``run`` in a folder ``name``, once for all workers of pytest-xdist; that folder too."""
-    base = factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder = base / name
-    folder.mkdir(exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        done = folder / "done.json"
-        if not done.exists():
-            done.write_text("null")  # what fails for one fails for all
-            done.write_text(json.dumps(run(cases, folder, **options)))
-        results = json.loads(done.read_text())
-    assert results is not None, f"{name} failed in another worker"
-    return folder, results
+def found(case: str, folder: Path, world: int = 2, **options: Any) -> Any:
+    """What one case found."""
+    return run([case], folder, world, **options)[case]

@@ -31,9 +31,6 @@ MORE = (
     "equality:bart-merge_st-2-1-few",
     "equality:t5-generic-2-1",
 )
-OTHERS = ("probing:t5", "evaluated:bart-2-2", "refused")
-FOUR = ("equality:bart-merge_st-2-2", "equality:t5-unused-4-1", "stopped:t5-4-2")
-LATER = ("continued:t5-1-1", "continued:t5-0-0", "continued:t5-2-2")
 
 
 def _cases(sizes: tuple[int, ...]) -> list[str]:
@@ -51,68 +48,52 @@ def check_equal(found: dict[str, Any], case: str) -> None:
         assert found["unused moved"] == 0, case
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return launching.run_once("spread", (*TWO, *OTHERS), tmp_path_factory, module=WORKER)[1]
-
-
-@pytest.fixture(scope="module")
-def four_and_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    return launching.run_once("spread-4", FOUR, tmp_path_factory, world=4, module=WORKER)
-
-
-@pytest.fixture(scope="module")
-def folder(four_and_folder: tuple[Path, dict[str, Any]]) -> Path:
-    return four_and_folder[0]
-
-
-@pytest.fixture(scope="module")
-def four(four_and_folder: tuple[Path, dict[str, Any]]) -> dict[str, Any]:
-    return four_and_folder[1]
-
-
 @pytest.mark.parametrize("case", TWO)
-def test_weights_after_20_steps_are_those_of_one_process(two: dict[str, Any], case: str) -> None:
-    check_equal(two[case], case)
-    assert two[case]["own experts"] == 2
+def test_weights_after_20_steps_are_those_of_one_process(tmp_path: Path, case: str) -> None:
+    found = launching.found(case, tmp_path, module=WORKER)
+    check_equal(found, case)
+    assert found["own experts"] == 2
 
 
-def test_four_processes(four: dict[str, Any]) -> None:
-    for case in FOUR[:2]:
-        check_equal(four[case], case)
-        assert four[case]["own experts"] == 4 // int(case.split("-")[2])
+@pytest.mark.parametrize("case", ["equality:bart-merge_st-2-2", "equality:t5-unused-4-1"])
+def test_four_processes(tmp_path: Path, case: str) -> None:
+    found = launching.found(case, tmp_path, world=4, module=WORKER)
+    check_equal(found, case)
+    assert found["own experts"] == 4 // int(case.split("-")[2])
 
 
-def test_a_run_of_four_continues_in_other_layouts(four: dict[str, Any], folder: Path) -> None:
-    assert four["stopped:t5-4-2"] == {"step": 8}
-    found = launching.run(LATER, folder, module=WORKER)
-    for case in LATER:
+def test_a_run_of_four_continues_in_other_layouts(tmp_path: Path) -> None:
+    stopped = launching.found("stopped:t5-4-2", tmp_path, world=4, module=WORKER)
+    assert stopped == {"step": 8}
+    later = ("continued:t5-1-1", "continued:t5-0-0", "continued:t5-2-2")
+    found = launching.run(later, tmp_path, module=WORKER)
+    for case in later:
         assert found[case]["losses"] < 1e-5, case
         assert found[case]["weights"] < 1e-5, case
 
 
-def test_probe_takes_the_same_rows_as_without(two: dict[str, Any]) -> None:
-    assert two["probing:t5"]["weights"] < 1e-5
+def test_probe_takes_the_same_rows_as_without(tmp_path: Path) -> None:
+    assert launching.found("probing:t5", tmp_path, module=WORKER)["weights"] < 1e-5
 
 
-def test_the_main_process_evaluates_all_experts_and_keeps_its_own(two: dict[str, Any]) -> None:
-    found = two["evaluated:bart-2-2"]
+def test_the_main_process_evaluates_all_experts_and_keeps_its_own(tmp_path: Path) -> None:
+    found = launching.found("evaluated:bart-2-2", tmp_path, module=WORKER)
     assert found["evaluations"] == 7
     assert found["losses"] < 1e-5
     assert found["held"] == 0.5
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("layerdrop", "encoder_layerdrop=0.1.*engine.expert_parallel=1"),
-        ("divided layerdrop", "encoder_layerdrop=0.1.*engine.zero_stage=1"),
-        ("freeze", "'training.freeze' treats the experts of a layer differently"),
-        ("soft", "selection.mode=mix computes every row with every expert"),
-    ],
-)
-def test_models_that_cannot_be_spread(two: dict[str, Any], name: str, message: str) -> None:
-    assert re.search(message, two["refused"][name])
+def test_models_that_cannot_be_spread(tmp_path: Path) -> None:
+    messages = {
+        "layerdrop": "encoder_layerdrop=0.1.*engine.expert_parallel=1",
+        "divided layerdrop": "encoder_layerdrop=0.1.*engine.zero_stage=1",
+        "freeze": "'training.freeze' treats the experts of a layer differently",
+        "soft": "selection.mode=mix computes every row with every expert",
+    }
+    found = launching.found("refused", tmp_path, module=WORKER)
+    assert found.keys() == messages.keys()
+    for name, message in messages.items():
+        assert re.search(message, found[name]), name
 
 
 @pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.stress)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -27,26 +26,21 @@ MORE = (
     "equality:t5-generic-1-3",
     "equality:t5-ffn-1-3-apart",
 )
-OTHERS = ("evaluated:bart-1-3", "held:t5-checkpointing", "stopped:t5-1-3")
-LATER = ("continued:t5-1-2", "continued:t5-0-0")
 ROUTES = ("merge_st", "exact", "one", "unused", "merge", "mix", "dense")
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return launching.run_once("zero3", (*TWO, *OTHERS, *LATER), tmp_path_factory, module=WORKER)[1]
-
-
 @pytest.mark.parametrize("case", TWO)
-def test_weights_after_20_steps_are_those_of_one_process(two: dict[str, Any], case: str) -> None:
-    check_equal(two[case], case)
+def test_weights_after_20_steps_are_those_of_one_process(tmp_path: Path, case: str) -> None:
+    check_equal(launching.found(case, tmp_path, module=WORKER), case)
 
 
-@pytest.mark.parametrize("case", LATER)
-def test_a_run_continues_in_another_layout(two: dict[str, Any], case: str) -> None:
-    assert two["stopped:t5-1-3"] == {"step": 8}
-    assert two[case]["losses"] < 1e-5
-    assert two[case]["weights"] < 1e-5
+def test_a_run_continues_in_other_layouts(tmp_path: Path) -> None:
+    later = ("continued:t5-1-2", "continued:t5-0-0")
+    found = launching.run(["stopped:t5-1-3", *later], tmp_path, module=WORKER)
+    assert found["stopped:t5-1-3"] == {"step": 8}
+    for case in later:
+        assert found[case]["losses"] < 1e-5, case
+        assert found[case]["weights"] < 1e-5, case
 
 
 @pytest.mark.parametrize(
@@ -59,15 +53,15 @@ def test_a_run_of_another_layout_continues(tmp_path: Path, other: str) -> None:
     assert found["continued:t5-1-3"]["weights"] < 1e-5
 
 
-def test_all_weights_are_evaluated_and_none_is_kept(two: dict[str, Any]) -> None:
-    found = two["evaluated:bart-1-3"]
+def test_all_weights_are_evaluated_and_none_is_kept(tmp_path: Path) -> None:
+    found = launching.found("evaluated:bart-1-3", tmp_path, module=WORKER)
     assert found["evaluations"] == 7
     assert found["losses"] < 1e-5
     assert found["held"] == 0
 
 
-def test_a_layer_has_its_weights_only_while_it_computes(two: dict[str, Any]) -> None:
-    held = two["held:t5-checkpointing"]
+def test_a_layer_has_its_weights_only_while_it_computes(tmp_path: Path) -> None:
+    held = launching.found("held:t5-checkpointing", tmp_path, module=WORKER)
     assert held["forward"] in ([1], [1, 2])  # recomputed, in backward
     assert max(held["backward"]) == 2  # of 4: what came before is let go right after
 
