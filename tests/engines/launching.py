@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# What a process that trains with DeepSpeed imports, in the end.
-_PRELOADED = (
+# What a process that trains with DeepSpeed imports, in the end; other tests fork from it, too.
+PRELOADED = (
+    "analysis.bench.training",
     "deepspeed.runtime.zero.muon.muon_optimizer",
     "tests.engines.worker",
     "tests.engines.experts_worker",
@@ -25,15 +26,13 @@ _PRELOADED = (
 class Launched:
     """One process that runs the ``main`` of a module, as ``subprocess.Popen`` would.
 
-    It is forked from a server that has imported everything and run nothing: what a Python that
-    starts anew spends its first five seconds with.
+    It is forked from a server that has imported :data:`PRELOADED` and run nothing; a Python that
+    starts anew spends its first five seconds with that.
     """
 
     def __init__(self, module: str, arguments: Sequence[str], environment: Any, log: Path) -> None:
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(list(_PRELOADED))
         self._log = log
-        self._process = context.Process(
+        self._process = multiprocessing.get_context("forkserver").Process(
             target=_main_of, args=(module, arguments, dict(environment), log), daemon=True
         )
         self._process.start()
