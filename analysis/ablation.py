@@ -9,23 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from analysis.disabling import Ablation, Group, Place
 from analysis.output import write_text
 from moe_tasks.errors import UserError, nearest
-from moe_tasks.grid import num_workers
-from moe_tasks.runtime import end_with_parent
+from moe_tasks.pool import num_workers, pooled
 from moe_tasks.workspace import Workspace
 
 _DESCRIPTION = """\
@@ -83,8 +76,9 @@ def ablate(
     work = {task: removals for task, removals in work.items() if removals}
     write_text(file, "".join(json.dumps(row) + "\n" for row in kept.values()))
     count, total = len(wanted) - len(work), len(wanted)
-    with file.open("a", encoding="utf-8") as lines:
-        for task, rows in _work_off(ablation, work, num_workers(workers, max(len(work), 1))):
+    rows_by_task = _rows(ablation, work, num_workers(workers, max(len(work), 1)))
+    with file.open("a", encoding="utf-8") as lines, closing(rows_by_task):
+        for task, rows in rows_by_task:
             lines.write("".join(json.dumps(row) + "\n" for row in rows))
             lines.flush()
             count += 1
@@ -116,54 +110,21 @@ def _read(file: Path, identity: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _work_off(
+def _rows(
     ablation: Ablation, work: Work, workers: int
-) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+) -> Generator[tuple[str, list[dict[str, Any]]]]:
     if workers == 1:
         for task, removals in work.items():
             yield task, ablation.rows(task, removals)
         return
-    arguments = (
-        str(ablation.workspace.folder),
-        ablation.system,
-        ablation.max_rows,
-        os.getpid(),
-    )
-    # spawn: forked children of a process that used OpenMP threads can hang
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _start_worker, arguments)
-    waiting = set()
-    try:
-        tasks = {pool.submit(_in_worker, task, removals): task for task, removals in work.items()}
-        waiting = set(tasks)
-        while waiting:
-            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in finished:
-                yield tasks[future], future.result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"a worker died ({error}); finished tasks are kept, the same command goes on"
-        ) from error
-    finally:
-        processes = list((pool._processes or {}).values())
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in processes if waiting else ():  # stopped: none is waited for
-            process.terminate()
+    arguments = (str(ablation.workspace.folder), ablation.system, ablation.max_rows)
+    with closing(pooled(work.items(), workers, _ablating, arguments)) as done:
+        for (task, _), rows in done:
+            yield task, rows
 
 
-_worker: Ablation | None = None
-
-
-def _start_worker(folder: str, system: str, max_rows: int | None, parent: int) -> None:
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and decides
-    end_with_parent(parent)
-    torch.set_num_threads(1)
-    _worker = Ablation(Workspace.open(folder), system, max_rows)
-
-
-def _in_worker(task: str, removals: Sequence[Place | Group]) -> list[dict[str, Any]]:
-    assert _worker is not None
-    return _worker.rows(task, removals)
+def _ablating(folder: str, system: str, max_rows: int | None) -> Callable[..., Any]:
+    return Ablation(Workspace.open(folder), system, max_rows).rows
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -4,39 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
-import multiprocessing
-import os
-import signal
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from moe_tasks.adaptation import Adapter, Cell, PointResult
 from moe_tasks.engines.processes import Processes
-from moe_tasks.errors import UserError
-from moe_tasks.runtime import end_with_parent, keep_freed_memory
+from moe_tasks.pool import num_workers, pooled
 from moe_tasks.training.signals import Interrupted, StopSignals
 from moe_tasks.workspace import Workspace
 
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "adaptation.jsonl"
-_POLL_SECONDS = 0.5
 Point = tuple[float, int]
-
-
-def num_workers(wanted: int | None, num_cells: int) -> int:
-    """Processes to use: what is wanted, or one per core up to 8; never more than cells."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if wanted is None and torch.cuda.is_available():
-        wanted = 1  # processes would share one device
-    return max(1, min(wanted or min(cores or 1, 8), num_cells))
 
 
 def run_grid(
@@ -115,7 +98,10 @@ def _work_off(
     """Results as they come; ends early when a signal was received."""
     workers = num_workers(workspace.config.adaptation.workers, len(work))
     if processes.world == 1 and workers > 1:
-        yield from _work_off_in_processes(workspace, work, workers, signals)
+        stopped = lambda: signals.received is not None  # noqa: E731
+        with closing(pooled(work, workers, _adapted, (str(workspace.folder),), stopped)) as done:
+            for _, results in done:
+                yield from results
         return
     pieces = [(asdict(cell), point) for cell, points in work for point in points]
     processes.on_main(lambda: pieces)
@@ -148,37 +134,6 @@ def _shared(
     return processes.spread(len(pieces), work, signals)
 
 
-def _work_off_in_processes(
-    workspace: Workspace,
-    work: list[tuple[Cell, list[Point]]],
-    workers: int,
-    signals: StopSignals,
-) -> Generator[PointResult]:
-    # spawn: forked children of a process that used OpenMP threads can hang
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
-        workers, context, _start_worker, (str(workspace.folder), os.getpid())
-    )
-    try:
-        waiting: set[Future[list[PointResult]]] = {
-            pool.submit(_run_in_worker, cell, points) for cell, points in work
-        }
-        while waiting and signals.received is None:
-            finished, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
-            for future in finished:
-                yield from future.result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"an adaptation worker died ({error}); finished points are kept, resume=auto goes on"
-        ) from error
-    finally:
-        processes = list((pool._processes or {}).values())
-        pool.shutdown(wait=False, cancel_futures=True)
-        if waiting:
-            for process in processes:
-                process.terminate()
-
-
 class _Adapters:
     """One system's adapter at a time: cells come system by system."""
 
@@ -192,21 +147,8 @@ class _Adapters:
         return [self.loaded[1].run(cell, *point) for point in points]
 
 
-_worker: _Adapters | None = None
-
-
-def _start_worker(folder: str, parent: int) -> None:
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets Ctrl-C too, and decides
-    end_with_parent(parent)
-    torch.set_num_threads(1)
-    keep_freed_memory()
-    _worker = _Adapters(Workspace.open(folder))
-
-
-def _run_in_worker(cell: Cell, points: list[Point]) -> list[PointResult]:
-    assert _worker is not None
-    return _worker.run(cell, points)
+def _adapted(folder: str) -> Callable[[Cell, Sequence[Point]], list[PointResult]]:
+    return _Adapters(Workspace.open(folder)).run
 
 
 def _cell(result: PointResult) -> Cell:
