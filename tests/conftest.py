@@ -8,6 +8,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,20 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared folder with real data beside this checkout")
     return folder
+
+
+@pytest.fixture
+def export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., str]:
+    """``python -m moe_tasks.export`` in ``tmp_path``, with these arguments; what it prints."""
+    from moe_tasks.cli import main
+    from moe_tasks.export import job
+
+    def call(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["export.py", *arguments])
+        main(job, "export")
+        return capfd.readouterr().out
+
+    monkeypatch.chdir(tmp_path)
+    return call

@@ -147,22 +147,13 @@ def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def test_export_of_tasks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from moe_tasks import export
+def test_export_of_tasks(export: Callable[..., str], capfd: pytest.CaptureFixture[str]) -> None:
     from moe_tasks.tasks.gym import GymTasks
 
-    def call(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["export.py", *arguments])
-        main(export.job, "export")
-        return capfd.readouterr().out
-
-    monkeypatch.chdir(tmp_path)
-    assert "wrote gym" in call("out=gym", "tasks.train_rows=null")
+    assert "wrote gym" in export("out=gym", "tasks.train_rows=null")
     assert len(GymTasks(path="gym").build().tasks) >= 40
     with pytest.raises(SystemExit):
-        call("out=gym")
+        export("out=gym")
     assert "not empty" in capfd.readouterr().err
 
 

@@ -178,6 +178,7 @@ def test_writing_leaves_the_old_file_when_it_fails(tmp_path: Path) -> None:
 def test_analysis_imports_no_torch() -> None:
     code = (
         "import sys, analysis, analysis.study, analysis.figures, analysis.agreement\n"
+        "import analysis.report.__main__\n"
         "print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
     )
     root = Path(__file__).resolve().parents[2]

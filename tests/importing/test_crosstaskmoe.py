@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from moe_tasks import TaskMoE, export
-from moe_tasks.cli import main
+from moe_tasks import TaskMoE
 from moe_tasks.errors import UserError
 from moe_tasks.importing.crosstaskmoe import import_crosstaskmoe
-from tests.importing import published
+from tests.importing import published, refusals
 
 
 @pytest.fixture
@@ -27,20 +25,14 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_the_command_writes_a_model_that_loads(
-    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    export: Callable[..., str], source: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    def call(*arguments: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["export.py", *arguments])
-        main(export.job, "export")
-        return capfd.readouterr().out
-
-    monkeypatch.chdir(tmp_path)
-    assert "wrote ours" in call("from_crosstaskmoe=theirs", "out=ours")
+    assert "wrote ours" in export("from_crosstaskmoe=theirs", "out=ours")
     model = TaskMoE.load("ours")
     assert model.task_names == tuple(published.TASKS)
     assert model.layer_names == ["encoder.1", "decoder.1"]
     assert model.backbone.generation_config.no_repeat_ngram_size == 3
-    call("from_crosstaskmoe=theirs", "out=hard", "router_mode=gumbel_softmax_st")
+    export("from_crosstaskmoe=theirs", "out=hard", "router_mode=gumbel_softmax_st")
     assert TaskMoE.load("hard").spec.selection["name"] == "gumbel_st"
     before = sorted(tmp_path.iterdir())
     for wrong, message in (
@@ -50,7 +42,7 @@ def test_the_command_writes_a_model_that_loads(
         (["from_crosstaskmoe=theirs", "router_mode=hard", "out=new"], "unknown router_mode 'hard'"),
     ):
         with pytest.raises(SystemExit):
-            call(*wrong)
+            export(*wrong)
         errors = capfd.readouterr().err
         assert message in errors
         assert errors.count("error:") == 1
@@ -227,41 +219,27 @@ MISTAKES: dict[str, tuple[Change, str]] = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_message_and_writes_nothing(
-    name: str, source: Path, tmp_path: Path
-) -> None:
+def test_a_mistake_is_one_message_and_writes_nothing(name: str, source: Path) -> None:
     change, message = MISTAKES[name]
     change(source)
-    with pytest.raises(UserError, match=message) as raised:
-        import_crosstaskmoe(source, tmp_path / "ours")
-    assert "\n" not in str(raised.value)
-    assert len(str(raised.value)) < 1000
-    assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
-
-
-class Malicious:
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
-        return Path.touch, (self.marker,)
+    refusals.check(import_crosstaskmoe, source, message)
 
 
 @pytest.mark.parametrize("file", ["best/model.pt", "best/task_vecs.npy"])
 def test_code_in_a_checkpoint_is_not_executed(file: str, source: Path, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     if file.endswith(".pt"):
-        torch.save({"model.shared.weight": Malicious(marker)}, source / file)
+        torch.save({"model.shared.weight": refusals.Malicious(marker)}, source / file)
     else:
-        numpy.save(source / file, numpy.array([Malicious(marker)]), allow_pickle=True)
+        numpy.save(source / file, numpy.array([refusals.Malicious(marker)]), allow_pickle=True)
     with pytest.raises(UserError, match=Path(file).name):
         import_crosstaskmoe(source, tmp_path / "ours")
     assert not marker.exists()
-    (source / file).write_bytes(pickle.dumps(Malicious(marker)))
+    (source / file).write_bytes(pickle.dumps(refusals.Malicious(marker)))
     with pytest.raises(UserError, match=Path(file).name):
         import_crosstaskmoe(source, tmp_path / "ours")
     assert not marker.exists()
-    pickle.loads(pickle.dumps(Malicious(marker)))
+    pickle.loads(pickle.dumps(refusals.Malicious(marker)))
     assert marker.exists()  # so the checks above could have failed
 
 
