@@ -98,8 +98,11 @@ def _work_off(
     """Results as they come; ends early when a signal was received."""
     workers = num_workers(workspace.config.adaptation.workers, len(work))
     if processes.world == 1 and workers > 1:
-        stopped = lambda: signals.received is not None  # noqa: E731
-        with closing(pooled(work, workers, _adapted, (str(workspace.folder),), stopped)) as done:
+        arguments = (str(workspace.folder),)
+        pool = pooled(
+            work, workers, _adapted, arguments, lambda: signals.received is not None, "resume=auto"
+        )
+        with closing(pool) as done:
             for _, results in done:
                 yield from results
         return

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -34,11 +34,13 @@ def pooled(
     make: Callable[..., Work],
     arguments: tuple[Any, ...],
     stopped: Callable[[], bool] = lambda: False,
+    again: str = "the same command",
 ) -> Generator[tuple[Job, Any]]:
     """Jobs with what they returned, as they come; ends early when ``stopped``, or closed.
 
     Args:
         make: called with ``arguments`` once in every process; what it returns does each job.
+        again: what goes on after a process died, told to the user.
 
     Raises:
         UserError: a job raised one, or a process died.
@@ -46,18 +48,17 @@ def pooled(
     # spawn: forked children of a process that used OpenMP threads can hang
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, context, _start, (make, arguments, os.getpid()))
-    waiting: Any = set()
+    waiting: set[Future[Any]] = set()
     try:
         submitted = {pool.submit(_do, job): job for job in jobs}
-        waiting = submitted.keys()
+        waiting = set(submitted)
         while waiting and not stopped():
             finished, waiting = wait(waiting, _POLL_SECONDS, FIRST_COMPLETED)
             for future in finished:
                 yield submitted[future], future.result()
     except BrokenProcessPool as error:
         raise UserError(
-            f"a worker process died ({error}); what is finished is kept, the same command "
-            "(of training, with resume=auto) goes on"
+            f"a worker process died ({error}); what is finished is kept, {again} goes on"
         ) from error
     finally:
         processes = list((pool._processes or {}).values())

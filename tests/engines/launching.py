@@ -30,10 +30,12 @@ class Launched:
     starts anew spends its first five seconds with that.
     """
 
-    def __init__(self, module: str, arguments: Sequence[str], environment: Any, log: Path) -> None:
+    def __init__(
+        self, module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path
+    ) -> None:
         self._log = log
         self._process = multiprocessing.get_context("forkserver").Process(
-            target=_main_of, args=(module, arguments, dict(environment), log), daemon=True
+            target=_main_of, args=(module, arguments, environment, log), daemon=True
         )
         self._process.start()
 
