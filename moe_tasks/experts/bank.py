@@ -50,7 +50,7 @@ class ExpertBank(nn.Module):
     def pack(self) -> None:
         """Let all versions of a parameter lie in one piece of memory."""
         experts = list(self.experts)
-        self._versions = {name: _versions(experts, name) for name in self.parameter_names()}
+        self._versions = {name: versions_of(experts, [name]) for name in self.parameter_names()}
         for versions in self._versions.values():
             versions.pack()
 
@@ -131,11 +131,15 @@ class ExpertBank(nn.Module):
         all_of_them = self._versions[name]
         if len(self.here) == len(all_of_them):
             return all_of_them
-        return _versions([self.experts[expert] for expert in self.here], name)
+        return versions_of(self.experts_here, [name])
 
     @property
     def biases(self) -> Versions | None:
         return self.versions("bias") if "bias" in self._versions else None
+
+    @property
+    def experts_here(self) -> list[nn.Module]:
+        return [self.experts[expert] for expert in self.here]
 
     def _expert(self, key: int) -> nn.Module:
         return self.experts[self.here[key]]
@@ -159,9 +163,15 @@ class ExpertBank(nn.Module):
         return leaf
 
 
-def _versions(experts: Sequence[nn.Module], name: str) -> Versions:
-    path, _, last = name.rpartition(".")
-    return Versions([[expert.get_submodule(path)._parameters] for expert in experts], last)
+def versions_of(experts: Sequence[nn.Module], names: Sequence[str]) -> Versions:
+    """The parameters of these names of each expert."""
+    paths = [name.rpartition(".") for name in names]
+    return Versions(
+        [
+            [(expert.get_submodule(path)._parameters, last) for path, _, last in paths]
+            for expert in experts
+        ]
+    )
 
 
 def banks_of(module: nn.Module) -> Iterator[ExpertBank]:

@@ -15,37 +15,37 @@ from torch import Tensor, nn
 class Versions:
     """All m versions of a parameter, and where they lie.
 
-    Of several leaves with the same input they count as one: each expert's lie one after the other.
+    Several parameters (of leaves with the same input, or of one norm) count as one: each expert's
+    lie one after the other.
 
     Args:
-        holders: of each expert, the parameters of the modules that have one, by name.
+        places: of each expert, for each of them, the parameters of its module and its name there.
 
     ``call``, in what follows, stands for a call of the model during which no parameter moves: where
     they lie is then found out once. Without one nothing is remembered, nor kept in memory.
     """
 
-    def __init__(self, holders: Sequence[Sequence[Mapping[str, Any]]], name: str) -> None:
-        self._holders, self._name = holders, name
+    def __init__(self, places: Sequence[Sequence[tuple[Mapping[str, Any], str]]]) -> None:
+        self._places = places
         self._call: object | None = None
-        self._place: tuple[Any, ...] = ()
+        self._found: tuple[Any, ...] = ()
         self._block: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self._holders)
+        return len(self._places)
 
     def of(self, expert: int) -> list[nn.Parameter]:
-        """One of each leaf."""
-        return [holder[self._name] for holder in self._holders[expert]]
+        return [holder[name] for holder, name in self._places[expert]]
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """Of all experts, one after the other."""
-        name = self._name
-        return [holder[name] for holders in self._holders for holder in holders]
+        return [holder[name] for places in self._places for holder, name in places]
 
     @property
     def first(self) -> nn.Parameter:
-        return self._holders[0][0][self._name]
+        holder, name = self._places[0][0]
+        return holder[name]
 
     @torch.no_grad()
     def pack(self) -> None:
@@ -76,9 +76,9 @@ class Versions:
         if call is not self._call:
             self._call = call
             shapes = ((p.shape, p.stride()) for p in self.of(0))
-            place = (*shapes, *(p.data_ptr() for p in self.parameters))
-            if place != self._place:
-                self._place, self._block = place, _packed(self._by_expert())
+            found = (*shapes, *(p.data_ptr() for p in self.parameters))
+            if found != self._found:
+                self._found, self._block = found, _packed(self._by_expert())
         return self._block
 
     def _by_expert(self) -> list[list[nn.Parameter]]:

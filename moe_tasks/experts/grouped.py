@@ -99,7 +99,7 @@ class Linears:
         return route.scatter(y)
 
     def used(self, route: LayerRoute) -> list[Tensor]:
-        return used_parameters(route, self.weights, self.biases)
+        return used_parameters(route, self._kinds)
 
     def outputs(self, x: Tensor, route: LayerRoute) -> Tensor:
         """``[B, ..., out]`` of grouped rows."""
@@ -148,7 +148,7 @@ class Linears:
         for versions, grad in zip(self._kinds, by_run, strict=True):
             block = versions.block(route.call)
             if for_p:
-                found = inner(grad, route.compared(versions.first, block)).to(route.weights.dtype)
+                found = inner(grad, route.compared(versions.of(0), block)).to(route.weights.dtype)
                 grad_p = found if grad_p is None else grad_p.add_(found)
             if any(for_used):
                 grads += self._by_layer(of_segments(grad, route, block.dtype))
@@ -171,10 +171,9 @@ def _factors(weight: Tensor, bias: Tensor | None, block: Block) -> tuple[Factor,
     return (own.mT, added), (own, None)
 
 
-def used_parameters(route: LayerRoute, weights: Versions, biases: Versions | None) -> list[Tensor]:
-    """Parameters of the experts in use, in the order of the segments, weights first."""
+def used_parameters(route: LayerRoute, kinds: Sequence[Versions]) -> list[Tensor]:
+    """Parameters of the experts in use, of each of ``kinds`` in the order of the segments."""
     keys = [segment.key for segment in route.segments]
-    kinds = [weights] if biases is None else [weights, biases]
     return [parameter for kind in kinds for key in keys for parameter in kind.of(key)]
 
 

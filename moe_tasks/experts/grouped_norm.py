@@ -10,25 +10,21 @@ from torch import Tensor
 
 from moe_tasks.experts.block import Versions
 from moe_tasks.experts.grouped import GroupedFunction, used_parameters, wanted_only
-from moe_tasks.experts.products import inner, of_segments
+from moe_tasks.experts.products import inner, of_segments, run_grads
 from moe_tasks.routing.plan import LayerRoute
 
-# Numbers of a task from which on a kernel of its own is faster.
-_MANY = 2**14
 
-
-def grouped_layer_norm(
-    x: Tensor, route: LayerRoute, weights: Versions, biases: Versions, eps: float
-) -> Tensor:
+def grouped_layer_norm(x: Tensor, route: LayerRoute, versions: Versions, eps: float) -> Tensor:
     """LayerNorm of grouped rows ``x [B, ..., D]``, each with the expert its task selected.
 
-    Backward runs the library's kernel once per task, which on a CPU takes less than passes over all
-    rows unless tasks have few; on a GPU the passes of :func:`grouped_scale` are fewer kernels.
+    What is summed over a task's positions is a product, which on a CPU takes less than passes over
+    all rows; on a GPU the passes of :func:`grouped_scale` are fewer kernels.
+
+    Args:
+        versions: of weight and bias.
     """
-    used = used_parameters(route, weights, biases)
-    return _GroupedLayerNorm.apply(
-        x.contiguous(), route.run_weights, route, weights, biases, eps, *used
-    )
+    used = used_parameters(route, (versions,))
+    return _GroupedLayerNorm.apply(x.contiguous(), route.run_weights, versions, route, eps, *used)
 
 
 class _GroupedLayerNorm(GroupedFunction):
@@ -37,142 +33,107 @@ class _GroupedLayerNorm(GroupedFunction):
         ctx: Any,
         x: Tensor,
         p: Tensor,
+        versions: Versions,
         route: LayerRoute,
-        weights: Versions,
-        biases: Versions,
         eps: float,
         *used: Tensor,
     ) -> Tensor:
         y, mean, deviation = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
-        ctx.route, ctx.weights, ctx.biases = route, weights, biases
-        ctx.save_for_backward(x, mean, deviation)
-        rows = _rows_of(route, _blocks((weights, biases), route), x)
-        return torch.addcmul(rows[1], y, rows[0], out=y)
+        scale, shift = _rows_of(route, versions, x)
+        ctx.versions, ctx.route = versions, route
+        ctx.save_for_backward(x, mean, deviation, scale)
+        return torch.addcmul(shift, y, scale, out=y)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        route, weights, biases = ctx.route, ctx.weights, ctx.biases
-        for_x, for_p, _, _, _, _, *for_used = ctx.needs_input_grad
-        weight, bias = weights.block(route.call), biases.block(route.call)
-        x, mean, deviation = ctx.saved_tensors
-        few = grad.numel() < _MANY * len(route.task_segments)
-        gradients = _all_at_once if few else _run_by_run
-        grad_x, of_weight, of_bias = gradients(route, weight, grad.contiguous(), x, mean, deviation)
-        grad_p = None
-        if for_p:
-            grad_p = inner(of_weight, route.compared(weights.first, weight))
-            grad_p += inner(of_bias, route.compared(biases.first, bias))
-            grad_p = grad_p.to(route.weights.dtype)
-        grads = of_segments(of_weight, route, weight.dtype)
-        grads += of_segments(of_bias, route, weight.dtype)
-        grad_x = grad_x if for_x else None
-        return grad_x, grad_p, None, None, None, None, *wanted_only(grads, for_used)
+        versions, route = ctx.versions, ctx.route
+        for_x, for_p, _, _, _, *for_used = ctx.needs_input_grad
+        x, mean, deviation, scale = ctx.saved_tensors
+        grad = grad.contiguous()
+        of_normalised = grad * scale
+        grad_x = None
+        if for_x:
+            grad_x, _, _ = torch.ops.aten.native_layer_norm_backward.default(
+                of_normalised, x, x.shape[-1:], mean, deviation, None, None, [True, False, False]
+            )
+        centred = torch.sub(x, mean, out=of_normalised).mul_(grad)
+        pairs = ((centred, deviation), (grad, torch.ones_like(deviation)))
+        parts = [run_grads(*pair, route.task_blocks, of_bias=False)[0] for pair in pairs]
+        sums = torch.cat(parts, 1).flatten(1)  # [runs, 2 D]
+        grad_p = _inner(sums, versions, route) if for_p else None
+        totals = of_segments(sums, route, sums.dtype)
+        return grad_x, grad_p, None, None, None, *_of_each(totals, versions, for_used)
 
 
-def _run_by_run(
-    route: LayerRoute, weight: Tensor, grad: Tensor, x: Tensor, mean: Tensor, deviation: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of grouped inputs ``[B, ..., D]``, and of weight and bias by run ``[runs, D]``."""
-    sizes = [run.rows for run in route.task_segments]
-    own = [weight[route.keys[run.key]] for run in route.task_segments]
-    parts = zip(own, *(t.split(sizes) for t in (grad, x, mean, deviation)), strict=True)
-    found = [
-        torch.ops.aten.native_layer_norm_backward.default(
-            grad, x, x.shape[-1:], mean, deviation, own, own, [True, True, True]
-        )  # of the bias, only the shape counts
-        for own, grad, x, mean, deviation in parts
-    ]
-    grad_x, of_weight, of_bias = zip(*found, strict=True)
-    return torch.cat(grad_x), torch.stack(of_weight), torch.stack(of_bias)
+def grouped_scale(y: Tensor, route: LayerRoute, versions: Versions) -> Tensor:
+    """``y [B, ..., D] * weight (+ bias)``, each row with those of the expert its task selected.
 
-
-def _all_at_once(
-    route: LayerRoute, weight: Tensor, grad: Tensor, x: Tensor, mean: Tensor, deviation: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The same."""
-    grad_normalised = grad * _rows_of(route, weight[None], x)[0]
-    grad_x, _, _ = torch.ops.aten.native_layer_norm_backward.default(
-        grad_normalised, x, x.shape[-1:], mean, deviation, None, None, [True, False, False]
-    )
-    normalised = torch.sub(x, mean, out=grad_normalised).mul_(deviation)
-    sums = torch.stack([_row_sums(normalised.mul_(grad)), _row_sums(grad)])  # [2, B, D]
-    of_weight, of_bias = (route.rows_of_runs.to(sums.dtype) @ sums).unbind()
-    return grad_x, of_weight, of_bias
-
-
-def grouped_scale(
-    y: Tensor, route: LayerRoute, weights: Versions, biases: Versions | None
-) -> Tensor:
-    """``y [B, ..., D] * weight (+ bias)``, each row with those of the expert its task selected."""
-    kinds = (weights,) if biases is None else (weights, biases)
+    Args:
+        versions: of the weight, or of weight and bias.
+    """
     if not torch.is_grad_enabled():
-        rows = route.prepared.get((weights, y.dim()))
+        rows = route.prepared.get((versions, y.dim()))
         if rows is None:
-            rows = _rows_of(route, _blocks(kinds, route), y)
+            rows = _rows_of(route, versions, y)
             if route.call is not None:
-                route.prepared[weights, y.dim()] = rows
-        return _scaled(y, rows)
-    blocks = _blocks(kinds, route)
-    rows = _rows_of(route, blocks, y)
-    used, firsts = used_parameters(route, weights, biases), [kind.first for kind in kinds]
-    return _GroupedScale.apply(y, route.weights, route, blocks, rows, firsts, *used)  # type: ignore[return-value]
+                route.prepared[versions, y.dim()] = rows
+        return _scaled(y, *rows)
+    used = used_parameters(route, (versions,))
+    return _GroupedScale.apply(y, route.weights, versions, route, *used)  # type: ignore[return-value]
 
 
-def _blocks(kinds: Sequence[Versions], route: LayerRoute) -> Tensor:
-    """``[1 or 2, m, D]``"""
-    return torch.stack([kind.block(route.call) for kind in kinds])
-
-
-def _rows_of(route: LayerRoute, blocks: Tensor, y: Tensor) -> Tensor:
-    """``blocks [1 or 2, m, D]`` to ``[1 or 2, B, 1, ..., D]``, as many dimensions as ``y`` has."""
-    rows = blocks.index_select(1, route.row_key)
-    return rows.view(*rows.shape[:2], *(1,) * (y.dim() - 2), -1) if y.dim() > 2 else rows
+def _rows_of(route: LayerRoute, versions: Versions, y: Tensor) -> tuple[Tensor, ...]:
+    """Each row's weight (and bias) ``[B, 1, ..., D]``, of as many dimensions as ``y``."""
+    rows = versions.block(route.call).index_select(0, route.row_key)
+    return rows.view(len(rows), -1, *(1,) * (y.dim() - 2), y.shape[-1]).unbind(1)
 
 
 class _GroupedScale(GroupedFunction):
-    """Of rows in any order, each with its ``rows [1 or 2, B, 1, ..., D]`` out of ``blocks``."""
+    """Of rows in any order."""
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any,
-        y: Tensor,
-        p: Tensor,
-        route: LayerRoute,
-        blocks: Tensor,
-        rows: Tensor,
-        firsts: Sequence[Tensor],
-        *used: Tensor,
+        ctx: Any, y: Tensor, p: Tensor, versions: Versions, route: LayerRoute, *used: Tensor
     ) -> Tensor:
-        ctx.route, ctx.blocks, ctx.rows, ctx.firsts = route, blocks, rows, firsts
-        ctx.save_for_backward(y)
-        return _scaled(y, rows)
+        rows = _rows_of(route, versions, y)
+        ctx.versions, ctx.route, ctx.scaled_alone = versions, route, len(rows) == 1
+        ctx.save_for_backward(y, rows[0])
+        return _scaled(y, *rows)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        (y,) = ctx.saved_tensors
-        route, blocks = ctx.route, ctx.blocks
-        for_y, for_p, _, _, _, _, *for_used = ctx.needs_input_grad
-        grad_y = grad * ctx.rows[0] if for_y else None
-        kinds = [_row_sums(grad * y), _row_sums(grad)][: blocks.shape[0]]
-        sums = torch.stack(kinds).to(blocks.dtype)  # [1 or 2, B, D]
+        versions, route = ctx.versions, ctx.route
+        for_y, for_p, _, _, *for_used = ctx.needs_input_grad
+        y, scale = ctx.saved_tensors
+        grad_y = grad * scale if for_y else None
+        sums = _row_sums(grad * y)
+        if not ctx.scaled_alone:
+            sums = torch.cat([sums, _row_sums(grad)], 1)
+        sums = sums.to(scale.dtype)  # [B, D] or [B, 2 D]
         grad_p = None
         if for_p:
-            pairs = zip(ctx.firsts, blocks.unbind(), strict=True)
-            every = (
-                blocks
-                if route.everywhere is None
-                else torch.stack([route.compared(*pair) for pair in pairs])
-            )
-            by_row = torch.bmm(sums, every.mT).sum(0).to(route.weights.dtype)  # [B, m]
+            by_row = _inner(sums, versions, route)  # [B, m]
             grad_p = route.rows_of_tasks.to(by_row.dtype) @ by_row
-        totals = route.rows_of_segments.to(sums.dtype) @ sums  # [1 or 2, segments, D]
-        grads = wanted_only(totals.flatten(0, 1).unbind(), for_used)
-        return grad_y, grad_p, None, None, None, None, *grads
+        totals = (route.rows_of_segments.to(sums.dtype) @ sums).unbind()
+        return grad_y, grad_p, None, None, *_of_each(totals, versions, for_used)
 
 
-def _scaled(y: Tensor, rows: Tensor) -> Tensor:
-    rows = rows.to(y.dtype)
-    return y * rows[0] if rows.shape[0] == 1 else torch.addcmul(rows[1], y, rows[0])
+def _inner(sums: Tensor, versions: Versions, route: LayerRoute) -> Tensor:
+    """Inner products ``[R, m]`` of ``sums [R, D or 2 D]`` with all experts' parameters."""
+    block = route.compared(versions.of(0), versions.block(route.call))
+    return inner(sums, block).to(route.weights.dtype)
+
+
+def _of_each(totals: Sequence[Tensor], versions: Versions, wanted: Sequence[bool]) -> list[Any]:
+    """Gradients of the parameters in use, from those of each segment, one after the other."""
+    count = len(versions.of(0))
+    return wanted_only([part for total in totals for part in total.chunk(count)], wanted)
+
+
+def _scaled(y: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
+    if shift is None:
+        return y * scale.to(y.dtype)
+    return torch.addcmul(shift.to(y.dtype), y, scale.to(y.dtype))
 
 
 def _row_sums(x: Tensor) -> Tensor:

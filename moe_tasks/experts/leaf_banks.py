@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from moe_tasks.experts.bank import ExpertBank
+from moe_tasks.experts.bank import ExpertBank, versions_of
 from moe_tasks.experts.block import Versions
 from moe_tasks.experts.grouped import Linears
 from moe_tasks.experts.grouped_norm import grouped_layer_norm, grouped_scale
@@ -99,25 +99,34 @@ class LinearBank(ExpertBank):
 class NormBank(ExpertBank):
     """m versions of a norm whose output is ``normalised(x) * weight (+ bias)``."""
 
+    _remade = ExpertBank._remade | {"_together"}
+
     def pack(self) -> None:
         super().pack()
+        self._together = versions_of(list(self.experts), self._kinds)
+        self._together.pack()
         neutral = copy.deepcopy(self.experts[0]).requires_grad_(False)
         for name, parameter in neutral.named_parameters():
             parameter.data = _neutral(name, parameter)
         self._neutral = (neutral,)  # in a tuple, so that it is no sub-module
 
     def selected_learning(self, x: Tensor, route: LayerRoute) -> Tensor:
-        weights, biases = self.versions("weight"), self.biases
-        leaf = self._neutral[0]
-        if biases is not None and isinstance(leaf, nn.LayerNorm) and _goes_by_task(x, route, leaf):
-            return grouped_layer_norm(x, route, weights, biases, leaf.eps)
-        return grouped_scale(leaf(x), route, weights, biases)
+        versions, leaf = self._together, self._neutral[0]
+        if len(self.here) < len(versions):
+            versions = versions_of(self.experts_here, self._kinds)
+        if len(self._kinds) == 2 and isinstance(leaf, nn.LayerNorm) and _grouped(x, route, leaf):
+            return grouped_layer_norm(x, route, versions, leaf.eps)
+        return grouped_scale(leaf(x), route, versions)
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
         return self.selected_learning(x, route)
 
+    @property
+    def _kinds(self) -> list[str]:
+        return ["weight", "bias"][: len(self._versions)]
 
-def _goes_by_task(x: Tensor, route: LayerRoute, leaf: nn.LayerNorm) -> bool:
+
+def _grouped(x: Tensor, route: LayerRoute, leaf: nn.LayerNorm) -> bool:
     """Whether rows are grouped, learn, and are what the library's kernel takes as they are."""
     grouped = route.order is None and torch.is_grad_enabled()
     return grouped and x.device.type == "cpu" and x.dtype == leaf.weight.dtype
@@ -125,19 +134,20 @@ def _goes_by_task(x: Tensor, route: LayerRoute, leaf: nn.LayerNorm) -> bool:
 
 def _together(banks: Sequence[LinearBank]) -> Linears | None:
     """The layers of ``banks`` as one, in one piece of memory, if they are alike."""
-    weights = [bank.versions("weight").first for bank in banks]
+    firsts = [bank.versions("weight").first for bank in banks]
     kinds = {
-        (len(bank.experts), bank.biases is None, weight.device, weight.dtype, weight.shape[1:])
-        for bank, weight in zip(banks, weights, strict=True)
+        (len(bank.experts), bank.biases is None, first.device, first.dtype, first.shape[1:])
+        for bank, first in zip(banks, firsts, strict=True)
     }
     if len(kinds) > 1:
         return None
     by_expert = zip(*(bank.experts for bank in banks), strict=True)
     holders = [[leaf._parameters for leaf in leaves] for leaves in by_expert]
-    joint = Linears(
-        Versions(holders, "weight"),
-        None if banks[0].biases is None else Versions(holders, "bias"),
+    weights, biases = (
+        Versions([[(holder, name) for holder in own] for own in holders])
+        for name in ("weight", "bias")
     )
+    joint = Linears(weights, None if banks[0].biases is None else biases)
     joint.pack()
     return joint
 

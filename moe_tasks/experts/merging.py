@@ -65,7 +65,7 @@ class SelectParameters(torch.autograd.Function):
         weights, *parameters = ctx.saved_tensors
         grad_weights = None
         if ctx.needs_input_grad[0]:
-            every = ctx.route.compared(parameters[0], block_of(parameters))
+            every = ctx.route.compared(parameters[:1], block_of(parameters))
             grad_weights = inner(grad.contiguous(), every).to(weights.dtype)
         grads: list[Tensor | None] = [None] * len(parameters)
         for expert in set(ctx.experts):

@@ -13,8 +13,8 @@ from torch import Tensor
 from moe_tasks.routing.plan import Block, LayerRoute
 from moe_tasks.runtime import cpu_name
 
-# Numbers of a parameter that are compared at a time: experts' and tasks' pieces stay in cache.
-_PIECE = 4096
+# Numbers of a parameter that are compared at a time, at least: MKL shares pieces among threads.
+_PIECE = 2**15
 # Up to so many rows of a task, MKL multiplies in half the time if the weights come first; but on
 # Intel's own processors in twice the time.
 _FEW = 0 if "intel" in cpu_name().lower() else 4
@@ -30,10 +30,10 @@ def products(x: Tensor, blocks: Sequence[Block], factors: Sequence[Factor]) -> T
     x = x.contiguous()
     shape = (*x.shape[:-1], factors[0][0].shape[-1])
     if len(blocks) == 1:
-        return _product(_rows(x, blocks[0]), *factors[0]).view(shape)
+        return _product(_rows(x, blocks)[0], *factors[0]).view(shape)
     y = x.new_empty(shape)
-    for block, factor in zip(blocks, factors, strict=True):
-        _product(_rows(x, block), *factor, _rows(y, block))
+    for rows, (matrix, bias), out in zip(_rows(x, blocks), factors, _rows(y, blocks), strict=True):
+        _product(rows, matrix, bias, out)
     return y
 
 
@@ -67,36 +67,41 @@ def _product_of_few(
     return y.mT.contiguous() if out is None else out.copy_(y.mT)
 
 
-def _rows(x: Tensor, block: Block) -> Tensor:
-    """A block's rows of a contiguous ``[B, ..., D]`` as a view.
+def _rows(x: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
+    """Each block's rows of a contiguous ``x [B, ..., D]`` as a view.
 
     ``[rows * ..., D]`` for one expert, else ``[count, rows * ..., D]``.
     """
-    width, size = x.shape[-1], x.numel() // x.shape[0]
-    count, first = block.count, x.storage_offset() + block.start * size
-    num_rows = (block.stop - block.start) // count * (size // width)
-    if count == 1:
-        return x.as_strided((num_rows, width), (width, 1), first)
-    return x.as_strided((count, num_rows, width), (num_rows * width, width, 1), first)
+    width, size, first = x.shape[-1], x.numel() // x.shape[0], x.storage_offset()
+    views = []
+    for block in blocks:
+        count, start = block.count, first + block.start * size
+        if count == 1:
+            num_rows = (block.stop - block.start) * size // width
+            views.append(x.as_strided((num_rows, width), (width, 1), start))
+        else:
+            step = (block.stop - block.start) // count * size
+            views.append(x.as_strided((count, step // width, width), (step, width, 1), start))
+    return views
 
 
 def run_grads(x: Tensor, grad_y: Tensor, blocks: Sequence[Block], of_bias: bool) -> list[Tensor]:
     """Weight (and bias) gradients of each run of rows, ``[runs, out, in]`` (``[runs, out]``)."""
+    grad_rows, x_rows = _rows(grad_y, blocks), _rows(x, blocks)
     if len(blocks) == 1 and blocks[0].count > 1:
-        rows = _rows(grad_y, blocks[0])
-        grad_w = torch.bmm(rows.mT, _rows(x, blocks[0]))
-        return [grad_w, rows.sum(1)] if of_bias else [grad_w]
+        of_weight = torch.bmm(grad_rows[0].mT, x_rows[0])
+        return [of_weight, grad_rows[0].sum(1)] if of_bias else [of_weight]
     num_runs = sum(block.count for block in blocks)
     of_weight = x.new_empty(num_runs, grad_y.shape[-1], x.shape[-1])
     grads = [of_weight, x.new_empty(num_runs, grad_y.shape[-1])] if of_bias else [of_weight]
     first = 0
-    for block in blocks:
-        rows, one = _rows(grad_y, block), block.count == 1
+    for block, of_y, of_x in zip(blocks, grad_rows, x_rows, strict=True):
+        one = block.count == 1
         runs = first if one else slice(first, first + block.count)
         product = torch.mm if one else torch.bmm
-        product(rows.mT, _rows(x, block), out=of_weight[runs])
+        product(of_y.mT, of_x, out=of_weight[runs])
         if of_bias:
-            torch.sum(rows, -2, out=grads[1][runs])
+            torch.sum(of_y, -2, out=grads[1][runs])
         first += block.count
     return grads
 
@@ -105,19 +110,20 @@ def of_segments(grads: Tensor, route: LayerRoute, dtype: torch.dtype) -> list[An
     """Sums of ``grads [runs, ...]`` over the runs of each segment, or as they are, one for each."""
     if grads.dtype != dtype:
         grads = grads.to(dtype)
-    if len(route.segments) == grads.shape[0]:
+    by_run = route.runs_of_segments
+    if len(by_run) == grads.shape[0]:
         return list(grads.unbind())
     if grads.dim() == 2:
         return list(torch.mm(route.runs_in_segments.to(dtype), grads).unbind())
-    sums = grads.new_empty(len(route.segments), *grads.shape[1:])  # together, as ``joined`` likes
-    parts = iter(grads.unbind())
-    for total, run in zip(sums.unbind(), route.runs_of_segments, strict=True):
-        before = next(parts)
-        for _ in range(run.stop - run.start - 1):  # less than torch's sum takes
-            before = torch.add(before, next(parts), out=total)
-        if before is not total:
+    sums = grads.new_empty(len(by_run), *grads.shape[1:])  # together, as ``joined`` likes
+    totals, parts = list(sums.unbind()), grads.unbind()
+    for total, runs in zip(totals, by_run, strict=True):
+        before, *others = parts[runs]
+        if not others:
             total.copy_(before)
-    return list(sums.unbind())
+        for part in others:  # less than torch's sum takes
+            before = torch.add(before, part, out=total)
+    return totals
 
 
 def inner(rows: Tensor, block: Tensor) -> Tensor:

@@ -93,14 +93,17 @@ class LayerRoute:
     deferred: Any = None
     prepared: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def compared(self, first: Tensor, own: Tensor) -> Tensor:
-        """A parameter's versions ``[m, ...]``, with which the router's gradient compares.
+    def compared(self, firsts: Sequence[Tensor], own: Tensor) -> Tensor:
+        """Parameters' versions ``[m, ...]``, with which the router's gradient compares.
 
         Args:
-            first: the first version that is in this process.
-            own: all that are.
+            firsts: of each parameter, the first version that is in this process.
+            own: all that are, of several parameters one after the other.
         """
-        return own if self.everywhere is None else self.everywhere[first]
+        if self.everywhere is None:
+            return own
+        every = [self.everywhere[first] for first in firsts]
+        return every[0] if len(every) == 1 else torch.cat(every, 1)
 
     @property
     def learns(self) -> bool:
@@ -120,18 +123,13 @@ class LayerRoute:
     @cached_property
     def runs_of_segments(self) -> tuple[slice, ...]:
         """Of each segment, its ``task_segments``."""
-        stops = [segment.stop for segment in self.task_segments]
-        borders = [0, *(stops.index(segment.stop) + 1 for segment in self.segments)]
-        return tuple(slice(a, b) for a, b in pairwise(borders))
+        return _runs_of(self.segments, self.task_segments)
 
     @cached_property
     def runs_in_segments(self) -> Tensor:
         """``[segments, runs]``, 1 where the run is the segment's."""
-        rows = [
-            [float(run.start <= r < run.stop) for r in range(len(self.task_segments))]
-            for run in self.runs_of_segments
-        ]
-        return torch.tensor(rows).to(self.row_task.device)
+        own = _runs_in(self.segments, self.task_segments)
+        return torch.tensor(own).to(self.row_task.device)
 
     @cached_property
     def run_tasks(self) -> Tensor:
@@ -159,13 +157,6 @@ class LayerRoute:
         """``[T, B]``, 1 where the row is of the task."""
         tasks = torch.arange(len(self.keys), device=self.row_task.device)
         return (tasks[:, None] == self.row_task).to(self.weights.dtype)
-
-    @cached_property
-    def rows_of_runs(self) -> Tensor:
-        """``[runs, B]``, 1 where the row is of the run."""
-        if self.tasks_in_order:
-            return self.rows_of_tasks
-        return self.rows_of_tasks.index_select(0, self.run_tasks)
 
     @cached_property
     def rows_of_segments(self) -> Tensor:
@@ -313,7 +304,7 @@ class RoutePlan:
         inverses, device_orders, device_keys, (device_tasks,) = host.to(weights.device).split(
             [num_layers, num_layers, num_layers, 1]
         )
-        layers, call = [], object() if stays else None
+        layers, call, by_layer = [], object() if stays else None, weights.unbind()
         for index, (layer_keys, order) in enumerate(zip(keys, orders, strict=True)):
             in_place = order == list(range(len(row_task)))
             tasks = [row_task[row] for row in order]
@@ -321,7 +312,7 @@ class RoutePlan:
                 LayerRoute(
                     mode=mode,
                     gradient=gradient,
-                    weights=weights[index],
+                    weights=by_layer[index],
                     keys=tuple(layer_keys),
                     row_task=device_tasks,
                     row_key=device_keys[index],
@@ -352,7 +343,25 @@ def segments_of(keys: list[int]) -> tuple[Segment, ...]:
     return tuple(Segment(keys[a], a, b) for a, b in pairwise(borders) if a < b)
 
 
-@lru_cache(4096)  # the same few in every step
+@lru_cache(4096)  # the same few in every step, here and below
+def _runs_of(segments: tuple[Segment, ...], runs: tuple[Segment, ...]) -> tuple[slice, ...]:
+    stops = [run.stop for run in runs]
+    borders = [0, *(stops.index(segment.stop) + 1 for segment in segments)]
+    return tuple(slice(a, b) for a, b in pairwise(borders))
+
+
+@lru_cache(4096)
+def _runs_in(
+    segments: tuple[Segment, ...], runs: tuple[Segment, ...]
+) -> tuple[tuple[float, ...], ...]:
+    numbers = range(len(runs))
+    return tuple(
+        tuple(float(own.start <= number < own.stop) for number in numbers)
+        for own in _runs_of(segments, runs)
+    )
+
+
+@lru_cache(4096)
 def _blocks(segments: tuple[Segment, ...], of_following_keys: bool) -> tuple[Block, ...]:
     found: list[Block] = []
     for segment in segments:

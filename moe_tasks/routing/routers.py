@@ -6,6 +6,7 @@ import functools
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import gelu
 
 from moe_tasks import registry
 from moe_tasks.errors import UserError
@@ -104,7 +105,11 @@ class LayerSpecificLinearRouter(Router):
         )
 
     def forward(self, task_vectors: Tensor) -> Tensor:
-        return torch.stack([mlp(task_vectors) for mlp in self.mlps])
+        by_layer = (mlp.parameters() for mlp in self.mlps)
+        first, first_bias, last, last_bias = map(torch.stack, zip(*by_layer, strict=True))
+        inputs = task_vectors.expand(self.num_layers, -1, -1)
+        hidden = gelu(torch.baddbmm(first_bias[:, None], inputs, first.mT))
+        return torch.baddbmm(last_bias[:, None], hidden, last.mT)
 
 
 class SequenceRouter(Router):

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from moe_tasks.experts import grouped_norm
 from moe_tasks.experts.leaf_banks import NormBank, make_bank
 from moe_tasks.experts.merging import merge
 from moe_tasks.experts.routed_layer import RouteSlot
@@ -57,15 +56,10 @@ def inputs(leaf: str, rows: list[int]) -> Tensor:
     return torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
 
-@pytest.mark.parametrize("leaf", [*LEAVES, "layer norm of many tokens"])
+@pytest.mark.parametrize("leaf", LEAVES)
 @pytest.mark.parametrize("order", ROWS)
 @pytest.mark.parametrize("grouped", [False, True])  # by the bank, or by the layer around it
-def test_merge_st_equals_autograd_through_merging(
-    leaf: str, order: str, grouped: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if leaf == "layer norm of many tokens":
-        leaf = "layer norm"
-        monkeypatch.setattr(grouped_norm, "_MANY", 0)
+def test_merge_st_equals_autograd_through_merging(leaf: str, order: str, grouped: bool) -> None:
     """Hard forward; gradients are those of the merged function at the one-hot point."""
     rows = ROWS[order]
     bank, slot = perturbed_bank(leaf)
