@@ -42,10 +42,16 @@ class Later:
 
 
 class Factors(NamedTuple):
-    """Of the blocks of rows: for outputs, and for the gradients of inputs."""
+    """What rows are multiplied with.
+
+    Attributes:
+        onward, back: by block of rows, for outputs and for the gradients of inputs.
+        experts: all experts' weights ``[m, out, in]`` (and biases ``[m, out]``).
+    """
 
     onward: tuple[Factor, ...]
     back: tuple[Factor, ...]
+    experts: tuple[Tensor, ...]
 
 
 class Linears:
@@ -63,6 +69,7 @@ class Linears:
         self.weights, self.biases = weights, biases
         self._kinds = (weights,) if biases is None else (weights, biases)
         self.sizes = [len(weight) for weight in weights.of(0)]
+        self._width = sum(self.sizes)
         self.wait = True
         # The numbers as the last call found them, and what products take of them, by block.
         self._found: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -75,7 +82,9 @@ class Linears:
 
     def packed(self, call: object | None) -> bool:
         """Whether they still lie so."""
-        return all(kind.packed(call) is not None for kind in self._kinds)
+        if self.weights.packed(call) is None:
+            return False
+        return self.biases is None or self.biases.packed(call) is not None
 
     def __call__(self, x: Tensor, route: LayerRoute) -> Tensor:
         """``x [B, ..., in] -> [B, ..., out]``, each row through the expert its task selected."""
@@ -110,7 +119,6 @@ class Linears:
         return products(grad_y, route.blocks, self.factors(route).back)
 
     def factors(self, route: LayerRoute) -> Factors:
-        """What each block of rows, and of gradients, is multiplied with."""
         if self in route.prepared:
             return route.prepared[self]
         call, known = route.call, self._factors
@@ -125,14 +133,14 @@ class Linears:
             if (block.key, block.count) not in known:
                 known[block.key, block.count] = _factors(weight, bias, block)
         onward, back = zip(*(known[block.key, block.count] for block in route.blocks), strict=True)
-        factors = Factors(onward, back)
+        factors = Factors(onward, back, (weight,) if bias is None else (weight, bias))
         if known is self._factors:
             route.prepared[self] = factors
         return factors
 
     def _outweigh(self, x: Tensor, route: LayerRoute) -> bool:
         """Whether the weights' gradients have more numbers than ``x [B, ..., in]`` and outputs."""
-        width, inner_width = sum(self.sizes), x.shape[-1]
+        width, inner_width = self._width, x.shape[-1]
         count = len(route.segments) if self.weights.first.requires_grad else 0
         return x.numel() // inner_width * (width + inner_width) < count * width * inner_width
 
@@ -140,19 +148,22 @@ class Linears:
         self, x: Tensor, grad_y: Tensor, route: LayerRoute, for_p: bool, for_used: Sequence[bool]
     ) -> tuple[Tensor | None, list[Any]]:
         """Of grouped rows: the route's by run ``[runs, m]``, and those of the parameters in use."""
-        if not (for_p or any(for_used)):
+        for_any = any(for_used)
+        if not (for_p or for_any):
             return None, [None] * len(for_used)
-        blocks = route.task_blocks if for_p else route.blocks
+        experts, blocks = self.factors(route).experts, route.task_blocks if for_p else route.blocks
         by_run = run_grads(x.contiguous(), grad_y, blocks, of_bias=self.biases is not None)
-        grad_p, grads = None, []
-        for versions, grad in zip(self._kinds, by_run, strict=True):
-            block = versions.block(route.call)
+        grad_p: Tensor | None = None
+        grads: list[Any] = []
+        for versions, grad, own in zip(self._kinds, by_run, experts, strict=True):
             if for_p:
-                found = inner(grad, route.compared(versions.of(0), block)).to(route.weights.dtype)
+                every = own if route.everywhere is None else route.compared(versions.of(0), own)
+                found = inner(grad, every)
                 grad_p = found if grad_p is None else grad_p.add_(found)
-            if any(for_used):
-                grads += self._by_layer(of_segments(grad, route, block.dtype))
-        return grad_p, wanted_only(grads, for_used) if grads else [None] * len(for_used)
+            if for_any:
+                grads += self._by_layer(of_segments(grad, route, own.dtype))
+        grad_p = None if grad_p is None else grad_p.to(route.weights.dtype)
+        return grad_p, wanted_only(grads, for_used) if for_any else [None] * len(for_used)
 
     def _by_layer(self, grads: list[Any]) -> list[Any]:
         if len(self.sizes) == 1:

@@ -103,6 +103,7 @@ class NormBank(ExpertBank):
 
     def pack(self) -> None:
         super().pack()
+        self._kinds = ["weight", "bias"][: len(self._versions)]
         self._together = versions_of(list(self.experts), self._kinds)
         self._together.pack()
         neutral = copy.deepcopy(self.experts[0]).requires_grad_(False)
@@ -120,10 +121,6 @@ class NormBank(ExpertBank):
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
         return self.selected_learning(x, route)
-
-    @property
-    def _kinds(self) -> list[str]:
-        return ["weight", "bias"][: len(self._versions)]
 
 
 def _grouped(x: Tensor, route: LayerRoute, leaf: nn.LayerNorm) -> bool:

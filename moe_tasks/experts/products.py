@@ -127,18 +127,24 @@ def of_segments(grads: Tensor, route: LayerRoute, dtype: torch.dtype) -> list[An
 
 
 def inner(rows: Tensor, block: Tensor) -> Tensor:
-    """Inner products ``[R, m]`` of ``rows [R, ...]`` with m parameters ``[m, ...]``."""
-    _, length, *others = rows.shape
-    pieces = _pieces(length, length * prod(others)) if others else 1
+    """Inner products ``[R, m]`` of ``rows [R, ...]`` with m parameters ``[m, ...]``.
+
+    Parameters may lie apart, the numbers of each in one piece.
+    """
+    rows, size = rows.contiguous(), prod(rows.shape[1:])
     if block.dtype != rows.dtype:
         block = block.to(rows.dtype)
+    pieces = _pieces(rows.shape[1], size) if size >= 2 * _PIECE else 1
     if pieces == 1:
         return torch.mm(rows.flatten(1), block.flatten(1).mT)
-    few, many = (block, rows) if len(block) < len(rows) else (rows, block)  # a CPU's faster order
-    few = few.reshape(len(few), pieces, -1).transpose(0, 1)
-    many = many.reshape(len(many), pieces, -1).permute(1, 2, 0)
-    found = torch.bmm(few, many).sum(0)  # [few, many]
-    return found.mT if len(block) < len(rows) else found
+    fewer = len(block) < len(rows)
+    few, many = (block, rows) if fewer else (rows, block)  # a CPU's faster order
+    length = size // pieces
+    found = torch.bmm(
+        few.as_strided((pieces, len(few), length), (length, few.stride(0), 1)),
+        many.as_strided((pieces, length, len(many)), (length, 1, many.stride(0))),
+    ).sum(0)  # [few, many]
+    return found.mT if fewer else found
 
 
 @lru_cache
