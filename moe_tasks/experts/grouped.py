@@ -168,7 +168,7 @@ class Linears:
     def _by_layer(self, grads: list[Any]) -> list[Any]:
         if len(self.sizes) == 1:
             return grads
-        return [own for grad in grads for own in grad.split(self.sizes)]
+        return [own for grad in grads for own in grad.split_with_sizes(self.sizes)]
 
 
 def _factors(weight: Tensor, bias: Tensor | None, block: Block) -> tuple[Factor, Factor]:

@@ -85,7 +85,7 @@ def grouped_scale(y: Tensor, route: LayerRoute, versions: Versions) -> Tensor:
 def _rows_of(route: LayerRoute, versions: Versions, y: Tensor) -> tuple[Tensor, ...]:
     """Each row's weight (and bias) ``[B, 1, ..., D]``, of as many dimensions as ``y``."""
     rows = versions.block(route.call).index_select(0, route.row_key)
-    return rows.view(len(rows), -1, *(1,) * (y.dim() - 2), y.shape[-1]).unbind(1)
+    return rows.view(rows.shape[0], -1, *(1,) * (y.dim() - 2), y.shape[-1]).unbind(1)
 
 
 class _GroupedScale(GroupedFunction):

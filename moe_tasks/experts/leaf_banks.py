@@ -50,7 +50,7 @@ class LinearBank(ExpertBank):
         together = self._joint(route)
         if together is None:
             return self._own()(x, route)
-        parts = together(x, route).split(together.sizes, -1)
+        parts = together(x, route).split_with_sizes(together.sizes, -1)
         beside.update((bank, (x, y)) for bank, y in zip(self._group, parts, strict=True))
         return beside.pop(self)[1]
 

@@ -137,12 +137,12 @@ def inner(rows: Tensor, block: Tensor) -> Tensor:
     pieces = _pieces(rows.shape[1], size) if size >= 2 * _PIECE else 1
     if pieces == 1:
         return torch.mm(rows.flatten(1), block.flatten(1).mT)
-    fewer = len(block) < len(rows)
+    fewer = block.shape[0] < rows.shape[0]
     few, many = (block, rows) if fewer else (rows, block)  # a CPU's faster order
     length = size // pieces
     found = torch.bmm(
-        few.as_strided((pieces, len(few), length), (length, few.stride(0), 1)),
-        many.as_strided((pieces, length, len(many)), (length, 1, many.stride(0))),
+        few.as_strided((pieces, few.shape[0], length), (length, few.stride(0), 1)),
+        many.as_strided((pieces, length, many.shape[0]), (length, 1, many.stride(0))),
     ).sum(0)  # [few, many]
     return found.mT if fewer else found
 

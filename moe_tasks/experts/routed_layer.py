@@ -86,7 +86,7 @@ def rows_changed(value: Any, change: Callable[[Tensor], Tensor], num_rows: int) 
     if hasattr(value, "of_rows"):  # what else a layer is told about each row, by its own class
         return value.of_rows(change)
     # Of one dimension are positions in the sequence, which can be as many as rows.
-    batched = isinstance(value, Tensor) and value.dim() > 1 and len(value) == num_rows
+    batched = isinstance(value, Tensor) and value.dim() > 1 and value.shape[0] == num_rows
     return change(value) if batched else value
 
 
@@ -104,7 +104,7 @@ def call_routed(
         return _mixed(layer, call, route, slot)
     if call.cached:
         return _grouped(call, route, slot)
-    num_rows = len(route.row_task)
+    num_rows = route.row_task.shape[0]
     output = _grouped(call.of_rows(route.gather, num_rows), route.grouped(), slot)
     return rows_changed(output, route.scatter, num_rows)
 

@@ -14,6 +14,7 @@ from moe_tasks import TaskMoE
 from tests.models import batch, routed
 
 FEW, MANY = batch(target=3), batch(target=40)
+SHORT = batch(rows=3, source=4)
 FIRST, LAST = "encoder.layers.0.fc1.", "decoder.layers.1.fc1."
 
 
@@ -73,12 +74,14 @@ def test_late_gradients_are_the_same(
     model = routed(family, selection=selection).train()
     if checkpointing:
         model.backbone.gradient_checkpointing_enable()
-    data = FEW if family != "llama" else {**FEW, "labels": FEW["input_ids"]}
+    data = FEW if family != "llama" else {**SHORT, "labels": SHORT["input_ids"]}
     cast: Any = torch.autocast("cpu", precision, enabled=precision != torch.float32)
     with cast:
-        late = gradients(model, data)
+        late, came_late = gradients(model, data), arrivals(model, data)
         model.weights_stay = False
-        at_once = gradients(model, data)
+        at_once, came_at_once = gradients(model, data), arrivals(model, data)
+    assert came_late != came_at_once
+    assert sorted(came_late) == sorted(came_at_once)
     assert late.keys() == at_once.keys()
     for name, grad in at_once.items():
         if ".experts." in name:
