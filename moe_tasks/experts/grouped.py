@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from moe_tasks.experts.block import Versions
-from moe_tasks.experts.products import Factor, inner, of_segments, products, run_grads
+from moe_tasks.experts.products import Factor, inner, of_segments, products, run_grads, run_sums
 from moe_tasks.routing.plan import Block, LayerRoute
 
 
@@ -152,7 +152,9 @@ class Linears:
         if not (for_p or for_any):
             return None, [None] * len(for_used)
         experts, blocks = self.factors(route).experts, route.task_blocks if for_p else route.blocks
-        by_run = run_grads(x.contiguous(), grad_y, blocks, of_bias=self.biases is not None)
+        by_run = [run_grads(x.contiguous(), grad_y, blocks)]
+        if self.biases is not None:
+            by_run.append(run_sums(grad_y, blocks))
         grad_p: Tensor | None = None
         grads: list[Any] = []
         for versions, grad, own in zip(self._kinds, by_run, experts, strict=True):

@@ -116,7 +116,7 @@ class NormBank(ExpertBank):
         if len(self.here) < len(versions):
             versions = versions_of(self.experts_here, self._kinds)
         if len(self._kinds) == 2 and isinstance(leaf, nn.LayerNorm) and _grouped(x, route, leaf):
-            return grouped_layer_norm(x, route, versions, leaf.eps)
+            return grouped_layer_norm(x, route, versions, leaf)
         return grouped_scale(leaf(x), route, versions)
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:

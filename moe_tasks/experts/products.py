@@ -85,25 +85,26 @@ def _rows(x: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
     return views
 
 
-def run_grads(x: Tensor, grad_y: Tensor, blocks: Sequence[Block], of_bias: bool) -> list[Tensor]:
-    """Weight (and bias) gradients of each run of rows, ``[runs, out, in]`` (``[runs, out]``)."""
-    grad_rows, x_rows = _rows(grad_y, blocks), _rows(x, blocks)
+def run_grads(x: Tensor, grad_y: Tensor, blocks: Sequence[Block]) -> Tensor:
+    """Weight gradients ``[runs, out, in]`` of each run of rows."""
+    pairs = list(zip(_rows(grad_y, blocks), _rows(x, blocks), strict=True))
     if len(blocks) == 1 and blocks[0].count > 1:
-        of_weight = torch.bmm(grad_rows[0].mT, x_rows[0])
-        return [of_weight, grad_rows[0].sum(1)] if of_bias else [of_weight]
-    num_runs = sum(block.count for block in blocks)
-    of_weight = x.new_empty(num_runs, grad_y.shape[-1], x.shape[-1])
-    grads = [of_weight, x.new_empty(num_runs, grad_y.shape[-1])] if of_bias else [of_weight]
+        return torch.bmm(pairs[0][0].mT, pairs[0][1])
+    grads = x.new_empty(sum(block.count for block in blocks), grad_y.shape[-1], x.shape[-1])
     first = 0
-    for block, of_y, of_x in zip(blocks, grad_rows, x_rows, strict=True):
-        one = block.count == 1
-        runs = first if one else slice(first, first + block.count)
-        product = torch.mm if one else torch.bmm
-        product(of_y.mT, of_x, out=of_weight[runs])
-        if of_bias:
-            torch.sum(of_y, -2, out=grads[1][runs])
+    for block, (of_y, of_x) in zip(blocks, pairs, strict=True):
+        if block.count == 1:
+            torch.mm(of_y.mT, of_x, out=grads[first])
+        else:
+            torch.bmm(of_y.mT, of_x, out=grads[first : first + block.count])
         first += block.count
     return grads
+
+
+def run_sums(x: Tensor, blocks: Sequence[Block]) -> Tensor:
+    """Sums ``[runs, D]`` over the positions of each run of rows ``x [B, ..., D]``."""
+    sums = [rows.sum(-2).view(-1, x.shape[-1]) for rows in _rows(x, blocks)]
+    return sums[0] if len(sums) == 1 else torch.cat(sums)
 
 
 def of_segments(grads: Tensor, route: LayerRoute, dtype: torch.dtype) -> list[Any]:
