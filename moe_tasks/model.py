@@ -289,9 +289,7 @@ class TaskMoE(MultiTaskModel):
             weights = self._weights(logits.index_select(1, task_ids.to(logits.device)))
             row_task = range(len(rows))
         else:
-            weights = self._weights(logits)
-            if len(places) < len(self.task_names):
-                weights = weights[:, list(places)]
+            weights = self._weights(logits)[:, list(places)]
             row_task = [places[row] for row in rows]
         plan = RoutePlan.build(weights, row_task, mode, gradient, stays=self.weights_stay)
         return deferring(plan, self._routed_layers) if self.weights_stay else plan
