@@ -90,8 +90,7 @@ class LocalEngine:
             torch._foreach_div_(grads, divisor)  # type: ignore[attr-defined]
 
     def zero_gradients(self) -> None:
-        for parameter in self._parameters:
-            parameter.grad = None
+        self._optimizer.zero_grad(set_to_none=True)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {**state_tensors(self._optimizer, self._names), **random_state(self.device)}

@@ -42,16 +42,10 @@ class Later:
 
 
 class Factors(NamedTuple):
-    """What rows are multiplied with.
-
-    Attributes:
-        onward, back: by block of rows, for outputs and for the gradients of inputs.
-        experts: all experts' weights ``[m, out, in]`` (and biases ``[m, out]``).
-    """
+    """Of the blocks of rows: for outputs, and for the gradients of inputs."""
 
     onward: tuple[Factor, ...]
     back: tuple[Factor, ...]
-    experts: tuple[Tensor, ...]
 
 
 class Linears:
@@ -69,7 +63,6 @@ class Linears:
         self.weights, self.biases = weights, biases
         self._kinds = (weights,) if biases is None else (weights, biases)
         self.sizes = [len(weight) for weight in weights.of(0)]
-        self._width = sum(self.sizes)
         self.wait = True
         # The numbers as the last call found them, and what products take of them, by block.
         self._found: tuple[Tensor | None, Tensor | None] = (None, None)
@@ -82,9 +75,7 @@ class Linears:
 
     def packed(self, call: object | None) -> bool:
         """Whether they still lie so."""
-        if self.weights.packed(call) is None:
-            return False
-        return self.biases is None or self.biases.packed(call) is not None
+        return all(kind.packed(call) is not None for kind in self._kinds)
 
     def __call__(self, x: Tensor, route: LayerRoute) -> Tensor:
         """``x [B, ..., in] -> [B, ..., out]``, each row through the expert its task selected."""
@@ -119,6 +110,7 @@ class Linears:
         return products(grad_y, route.blocks, self.factors(route).back)
 
     def factors(self, route: LayerRoute) -> Factors:
+        """What each block of rows, and of gradients, is multiplied with."""
         if self in route.prepared:
             return route.prepared[self]
         call, known = route.call, self._factors
@@ -133,14 +125,14 @@ class Linears:
             if (block.key, block.count) not in known:
                 known[block.key, block.count] = _factors(weight, bias, block)
         onward, back = zip(*(known[block.key, block.count] for block in route.blocks), strict=True)
-        factors = Factors(onward, back, (weight,) if bias is None else (weight, bias))
+        factors = Factors(onward, back)
         if known is self._factors:
             route.prepared[self] = factors
         return factors
 
     def _outweigh(self, x: Tensor, route: LayerRoute) -> bool:
         """Whether the weights' gradients have more numbers than ``x [B, ..., in]`` and outputs."""
-        width, inner_width = self._width, x.shape[-1]
+        width, inner_width = sum(self.sizes), x.shape[-1]
         count = len(route.segments) if self.weights.first.requires_grad else 0
         return x.numel() // inner_width * (width + inner_width) < count * width * inner_width
 
@@ -151,20 +143,18 @@ class Linears:
         for_any = any(for_used)
         if not (for_p or for_any):
             return None, [None] * len(for_used)
-        experts, blocks = self.factors(route).experts, route.task_blocks if for_p else route.blocks
+        blocks = route.task_blocks if for_p else route.blocks
         by_run = [run_grads(x.contiguous(), grad_y, blocks)]
         if self.biases is not None:
             by_run.append(run_sums(grad_y, blocks))
         grad_p: Tensor | None = None
         grads: list[Any] = []
-        for versions, grad, own in zip(self._kinds, by_run, experts, strict=True):
+        for versions, grad in zip(self._kinds, by_run, strict=True):
             if for_p:
-                every = own if route.everywhere is None else route.compared(versions.of(0), own)
-                found = inner(grad, every)
+                found = with_experts(grad, versions, route)
                 grad_p = found if grad_p is None else grad_p.add_(found)
             if for_any:
-                grads += self._by_layer(of_segments(grad, route, own.dtype))
-        grad_p = None if grad_p is None else grad_p.to(route.weights.dtype)
+                grads += self._by_layer(of_segments(grad, route, versions.first.dtype))
         return grad_p, wanted_only(grads, for_used) if for_any else [None] * len(for_used)
 
     def _by_layer(self, grads: list[Any]) -> list[Any]:
@@ -188,6 +178,12 @@ def used_parameters(route: LayerRoute, kinds: Sequence[Versions]) -> list[Tensor
     """Parameters of the experts in use, of each of ``kinds`` in the order of the segments."""
     keys = [segment.key for segment in route.segments]
     return [parameter for kind in kinds for key in keys for parameter in kind.of(key)]
+
+
+def with_experts(grads: Tensor, versions: Versions, route: LayerRoute) -> Tensor:
+    """Inner products ``[R, m]`` of gradients ``[R, ...]`` with all experts' parameters."""
+    experts = route.compared(versions.of(0), versions.block(route.call))
+    return inner(grads, experts).to(route.weights.dtype)
 
 
 class _GroupedLinear(GroupedFunction):

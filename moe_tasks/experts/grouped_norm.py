@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from moe_tasks.experts.block import Versions
-from moe_tasks.experts.grouped import GroupedFunction, used_parameters, wanted_only
-from moe_tasks.experts.products import inner, of_segments, run_grads, run_sums
+from moe_tasks.experts.grouped import GroupedFunction, used_parameters, wanted_only, with_experts
+from moe_tasks.experts.products import of_segments, run_grads, run_sums
 from moe_tasks.routing.plan import LayerRoute
 
 
@@ -65,7 +65,7 @@ class _GroupedLayerNorm(GroupedFunction):
         centred = torch.sub(x, mean, out=of_normalised).mul_(grad)
         of_weight = run_grads(centred, deviation, route.task_blocks).squeeze(1)
         sums = torch.cat([of_weight, run_sums(grad, route.task_blocks)], 1)  # [runs, 2 D]
-        grad_p = _inner(sums, versions, route) if for_p else None
+        grad_p = with_experts(sums, versions, route) if for_p else None
         totals = of_segments(sums, route, sums.dtype)
         return grad_x, grad_p, None, None, None, *_of_each(totals, versions, for_used)
 
@@ -117,16 +117,10 @@ class _GroupedScale(GroupedFunction):
         sums = sums.to(scale.dtype)  # [B, D] or [B, 2 D]
         grad_p = None
         if for_p:
-            by_row = _inner(sums, versions, route)  # [B, m]
+            by_row = with_experts(sums, versions, route)  # [B, m]
             grad_p = route.rows_of_tasks.to(by_row.dtype) @ by_row
         totals = (route.rows_of_segments.to(sums.dtype) @ sums).unbind()
         return grad_y, grad_p, None, None, *_of_each(totals, versions, for_used)
-
-
-def _inner(sums: Tensor, versions: Versions, route: LayerRoute) -> Tensor:
-    """Inner products ``[R, m]`` of ``sums [R, D or 2 D]`` with all experts' parameters."""
-    block = route.compared(versions.of(0), versions.block(route.call))
-    return inner(sums, block).to(route.weights.dtype)
 
 
 def _of_each(totals: Sequence[Tensor], versions: Versions, wanted: Sequence[bool]) -> list[Any]:

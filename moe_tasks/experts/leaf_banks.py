@@ -102,10 +102,10 @@ class NormBank(ExpertBank):
     _remade = ExpertBank._remade | {"_together"}
 
     def pack(self) -> None:
-        super().pack()
-        self._kinds = ["weight", "bias"][: len(self._versions)]
+        self._kinds = ["weight", "bias"][: len(self.parameter_names())]
         self._together = versions_of(list(self.experts), self._kinds)
         self._together.pack()
+        super().pack()  # finds each of them packed
         neutral = copy.deepcopy(self.experts[0]).requires_grad_(False)
         for name, parameter in neutral.named_parameters():
             parameter.data = _neutral(name, parameter)

@@ -135,7 +135,7 @@ def inner(rows: Tensor, block: Tensor) -> Tensor:
     rows, size = rows.contiguous(), prod(rows.shape[1:])
     if block.dtype != rows.dtype:
         block = block.to(rows.dtype)
-    pieces = _pieces(rows.shape[1], size) if size >= 2 * _PIECE else 1
+    pieces = _pieces(rows.shape[1], size)
     if pieces == 1:
         return torch.mm(rows.flatten(1), block.flatten(1).mT)
     fewer = block.shape[0] < rows.shape[0]

@@ -128,8 +128,9 @@ class LayerRoute:
     @cached_property
     def runs_in_segments(self) -> Tensor:
         """``[segments, runs]``, 1 where the run is the segment's."""
-        own = _runs_in(self.segments, self.task_segments)
-        return torch.tensor(own).to(self.row_task.device)
+        numbers = range(len(self.task_segments))
+        rows = [[float(n in numbers[run]) for n in numbers] for run in self.runs_of_segments]
+        return torch.tensor(rows).to(self.row_task.device)
 
     @cached_property
     def run_tasks(self) -> Tensor:
@@ -348,17 +349,6 @@ def _runs_of(segments: tuple[Segment, ...], runs: tuple[Segment, ...]) -> tuple[
     stops = [run.stop for run in runs]
     borders = [0, *(stops.index(segment.stop) + 1 for segment in segments)]
     return tuple(slice(a, b) for a, b in pairwise(borders))
-
-
-@lru_cache(4096)
-def _runs_in(
-    segments: tuple[Segment, ...], runs: tuple[Segment, ...]
-) -> tuple[tuple[float, ...], ...]:
-    numbers = range(len(runs))
-    return tuple(
-        tuple(float(own.start <= number < own.stop) for number in numbers)
-        for own in _runs_of(segments, runs)
-    )
 
 
 @lru_cache(4096)
