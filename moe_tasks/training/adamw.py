@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class _States:
-    """States of the parameters ``ids``; ``counts`` are their ``steps``, neighbours as one."""
-
-    ids: list[int]
-    counts: list[Tensor]
-    steps: list[Tensor]
-    exp_avgs: list[Tensor]
-    exp_avg_sqs: list[Tensor]
+_AVERAGES = ("exp_avg", "exp_avg_sq")
+# What is updated as one tensor: numbers, gradient, count of steps, both averages.
+_Row = tuple[Tensor, ...]
 
 
 class FusedAdamW(torch.optim.AdamW):
     """torch's fused AdamW, without what torch does anew for every parameter in every step.
 
     Same arithmetic and state. All parameters have one device and type, so there is nothing to sort
-    them by, and their counts of steps lie next to each other, so that one addition raises them.
+    them by, and their counts of steps lie next to each other, so that one addition raises them. On
+    a CPU, neighbours in memory (the versions of a weight) are one tensor where all are updated.
 
     Attributes:
         grad_scale: what gradients are divided by while they are read, for one step; or ``None``.
@@ -35,7 +29,8 @@ class FusedAdamW(torch.optim.AdamW):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs, fused=True)
-        self._known: dict[int, _States] = {}
+        self._families = [_families(group["params"]) for group in self.param_groups]
+        self._known: dict[int, _Updated] = {}
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -43,7 +38,7 @@ class FusedAdamW(torch.optim.AdamW):
         for number, group in enumerate(self.param_groups):
             parameters = [p for p in group["params"] if p.grad is not None]
             if parameters:
-                self._update(group, parameters, self._states(number, parameters))
+                self._update(group, self._updated(number, parameters))
         self.grad_scale = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -61,18 +56,18 @@ class FusedAdamW(torch.optim.AdamW):
             for parameter, count in zip(states, counts.unbind(), strict=True):
                 self.state[parameter]["step"] = count
 
-    def _update(
-        self, group: Mapping[str, Any], parameters: list[nn.Parameter], states: _States
-    ) -> None:
-        torch._foreach_add_(states.counts, 1)  # type: ignore[attr-defined]
+    def _update(self, group: Mapping[str, Any], updated: _Updated) -> None:
+        torch._foreach_add_(updated.counts, 1)  # type: ignore[attr-defined]
+        rows = [row for family in updated.families for row in family.rows()]
+        parameters, grads, steps, exp_avgs, exp_avg_sqs = map(list, zip(*rows, strict=True))
         beta1, beta2 = group["betas"]
         torch._fused_adamw_(  # type: ignore[attr-defined]
-            parameters,  # type: ignore[arg-type]
-            [parameter.grad for parameter in parameters],  # type: ignore[misc]  # they have one
-            states.exp_avgs,
-            states.exp_avg_sqs,
+            parameters,
+            grads,
+            exp_avgs,
+            exp_avg_sqs,
             [],
-            states.steps,
+            steps,
             lr=group["lr"],
             beta1=beta1,
             beta2=beta2,
@@ -83,28 +78,124 @@ class FusedAdamW(torch.optim.AdamW):
             grad_scale=self.grad_scale,
         )
 
-    def _states(self, number: int, parameters: list[nn.Parameter]) -> _States:
+    def _updated(self, number: int, parameters: list[nn.Parameter]) -> _Updated:
         """Of a group's parameters; they are mostly those of the step before."""
         ids = [id(parameter) for parameter in parameters]
         if number not in self._known or self._known[number].ids != ids:
-            self._begin([parameter for parameter in parameters if parameter not in self.state])
-            found = [self.state[parameter] for parameter in parameters]
-            fields = ([s[key] for s in found] for key in ("step", "exp_avg", "exp_avg_sq"))
-            steps, exp_avgs, exp_avg_sqs = fields
-            self._known[number] = _States(ids, joined(steps), steps, exp_avgs, exp_avg_sqs)
+            families = list(_present(self._families[number], set(ids)))
+            self._begin([[p for p in family if p not in self.state] for family in families])
+            parts = [part for family in families for part in self._of_equal_count(family)]
+            self._known[number] = _Updated(
+                ids,
+                joined([self.state[parameter]["step"] for parameter in parameters]),
+                [_Family(part, [self.state[parameter] for parameter in part]) for part in parts],
+            )
         return self._known[number]
 
-    def _begin(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Make the state of parameters that are updated for the first time."""
-        if not parameters:
+    def _of_equal_count(self, family: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+        alone = len(family) == 1
+        if alone or len({float(self.state[parameter]["step"]) for parameter in family}) == 1:
+            return [family]
+        return [[parameter] for parameter in family]
+
+    def _begin(self, families: Sequence[list[nn.Parameter]]) -> None:
+        """Make the states of parameters that are updated for the first time."""
+        new = [parameter for family in families for parameter in family]
+        if not new:
             return
-        counts = torch.zeros(len(parameters), device=parameters[0].device)
-        for parameter, count in zip(parameters, counts.unbind(), strict=True):
-            self.state[parameter] = {
-                "step": count,
-                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
-            }
+        counts = iter(torch.zeros(len(new), device=new[0].device).unbind())
+        for family in filter(None, families):
+            averages = [_zeros_like(family) for _ in _AVERAGES]
+            for parameter, *own in zip(family, *averages, strict=True):
+                self.state[parameter] = {
+                    "step": next(counts),
+                    **dict(zip(_AVERAGES, own, strict=True)),
+                }
+
+
+@dataclass(frozen=True)
+class _Updated:
+    """Parameters ``ids`` in their families; ``counts`` of their steps, neighbours as one."""
+
+    ids: list[int]
+    counts: list[Tensor]
+    families: list[_Family]
+
+
+class _Family:
+    """Neighbours in memory with equally many steps behind them, or one parameter."""
+
+    def __init__(self, parameters: list[nn.Parameter], states: list[dict[str, Tensor]]) -> None:
+        self._parameters = parameters
+        self._places = [parameter.data_ptr() for parameter in parameters]
+        self._together = one_piece(parameters) if len(parameters) > 1 else None
+        if self._together is not None:
+            self._state = (states[0]["step"], *(_made_one(states, name) for name in _AVERAGES))
+        self._states = [(s["step"], *(s[name] for name in _AVERAGES)) for s in states]
+
+    def rows(self) -> list[_Row]:
+        """One, if parameters still lie so, and their gradients do."""
+        grads = [p.grad for p in self._parameters if p.grad is not None]  # all have one
+        if self._together is not None and self._places == [p.data_ptr() for p in self._parameters]:
+            grad = one_piece(grads)
+            if grad is not None:
+                return [(self._together, grad, *self._state)]
+        rows = zip(self._parameters, grads, self._states, strict=True)
+        return [(parameter, grad, *state) for parameter, grad, state in rows]
+
+
+def _families(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Neighbours in memory together; on a GPU, where that saves nothing, each alone."""
+    if all(p.device.type == "cpu" and p.is_contiguous() for p in parameters):
+        return [[parameters[number] for number in piece] for piece in pieces(parameters)]
+    return [[parameter] for parameter in parameters]
+
+
+def _present(families: Sequence[list[nn.Parameter]], ids: set[int]) -> Iterator[list[nn.Parameter]]:
+    """Families all of which is among ``ids``, and what else is, alone."""
+    for family in families:
+        present = [parameter for parameter in family if id(parameter) in ids]
+        if len(present) == len(family):
+            yield family
+        else:
+            yield from ([parameter] for parameter in present)
+
+
+def _zeros_like(family: Sequence[Tensor]) -> list[Tensor]:
+    """Zeros, neighbours where ``family`` are."""
+    if len(family) == 1:
+        return [torch.zeros_like(family[0], memory_format=torch.preserve_format)]
+    flat = torch.zeros(sum(part.numel() for part in family), dtype=family[0].dtype)
+    return _shaped(flat, family)
+
+
+def _made_one(states: Sequence[dict[str, Tensor]], name: str) -> Tensor:
+    """Of several parameters the state of that name, flat; made neighbours, if they are not."""
+    parts = [state[name] for state in states]
+    flat = one_piece(parts)
+    if flat is None:
+        flat = torch.cat([part.flatten() for part in parts])
+        for state, part in zip(states, _shaped(flat, parts), strict=True):
+            state[name] = part
+    return flat
+
+
+def _shaped(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    parts = flat.split([part.numel() for part in like])
+    return [part.view(other.shape) for part, other in zip(parts, like, strict=True)]
+
+
+def one_piece(tensors: Sequence[Tensor]) -> Tensor | None:
+    """Their numbers, flat, if they are contiguous and each lies right after the one before."""
+    start = stop = tensors[0].data_ptr()
+    for tensor in tensors:
+        if tensor.data_ptr() != stop or not tensor.is_contiguous():
+            return None
+        stop += tensor.nbytes
+    storage = tensors[0].untyped_storage()
+    if stop > storage.data_ptr() + storage.nbytes():  # of another's, that begins there
+        return None
+    return _stretch(tensors[0], stop - start)
 
 
 def joined(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -113,21 +204,29 @@ def joined(tensors: Sequence[Tensor]) -> list[Tensor]:
     Order and cuts follow from the tensors alone, not from where memory happened to be free, so that
     sums over them are the same in every process.
     """
+    flat = []
+    for piece in pieces(tensors):
+        first, last = tensors[piece[0]], tensors[piece[-1]]
+        flat.append(_stretch(first, last.data_ptr() + last.nbytes - first.data_ptr()))
+    return flat
+
+
+def pieces(tensors: Sequence[Tensor]) -> list[list[int]]:
+    """Numbers of the contiguous ``tensors`` in each piece of memory, in the order they lie in."""
     starts = [tensor.data_ptr() for tensor in tensors]
-    pieces: list[list[int]] = []  # numbers of tensors that lie one after the other
+    found: list[list[int]] = []
     stop = limit = -1
     for number in sorted(range(len(tensors)), key=starts.__getitem__):
         start, size = starts[number], tensors[number].nbytes
         if start == stop and start + size <= limit:
-            pieces[-1].append(number)
+            found[-1].append(number)
         else:
             storage = tensors[number].untyped_storage()
             limit = storage.data_ptr() + storage.nbytes()
-            pieces.append([number])
+            found.append([number])
         stop = start + size
-    flat = []
-    for piece in sorted(pieces, key=min):
-        first, last = tensors[piece[0]], tensors[piece[-1]]
-        size = starts[piece[-1]] + last.nbytes - starts[piece[0]]
-        flat.append(first.as_strided((size // first.element_size(),), (1,)))
-    return flat
+    return sorted(found, key=min)
+
+
+def _stretch(first: Tensor, num_bytes: int) -> Tensor:
+    return first.as_strided((num_bytes // first.element_size(),), (1,))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -167,32 +169,83 @@ def test_a_summed_loss_has_the_mean_ones_gradient_times_the_targets() -> None:
     torch.testing.assert_close(grads["sum"][1], grads["mean"][1] * targets)
 
 
-def _with_gradients(parameters: list[torch.nn.Parameter], present: list[int]) -> None:
-    for number, parameter in enumerate(parameters):
-        parameter.grad = torch.randn_like(parameter) if number in present else None
+def _parameters(neighbours: bool) -> list[torch.nn.Parameter]:
+    """Four; ``neighbours`` lie one after the other in memory, the last of them before the others.
+
+    Sizes are such that no vector register is left half full, whichever are updated as one.
+    """
+    block = torch.arange(4.0).repeat_interleave(32).view(4, 4, 8)
+    parts = [block[1], block[2], block[3], block[0]]
+    return [torch.nn.Parameter(part if neighbours else part.clone()) for part in parts]
 
 
-def test_the_update_is_torchs_whoever_has_a_gradient() -> None:
+def _with_gradients(
+    parameters: list[torch.nn.Parameter], present: list[int], neighbours: bool = False
+) -> None:
+    grads = torch.randn(len(parameters), *parameters[0].shape)
+    order = sorted(range(len(parameters)), key=lambda number: parameters[number].data_ptr())
+    for place, number in enumerate(order):
+        grad = grads[place] if neighbours else grads[place].clone()
+        parameters[number].grad = grad if number in present else None
+
+
+@pytest.mark.parametrize("neighbours", [False, True])
+def test_the_update_is_torchs_whoever_has_a_gradient(neighbours: bool) -> None:
     torch.manual_seed(0)
-    ours, theirs = ([torch.nn.Parameter(torch.ones(3, 2) * n) for n in range(4)] for _ in "ab")
+    ours, theirs = _parameters(neighbours), _parameters(False)
     settings = {"lr": 0.1, "weight_decay": 0.2}
     optimizer = FusedAdamW(ours, **settings)
     reference = torch.optim.AdamW(theirs, **settings, fused=True)
     divisor = torch.tensor(3.0)
-    for present in ([0, 1], [0, 1], [1, 2], [0, 1, 2], [], [2]):
-        _with_gradients(ours, present)
+    everyone = [0, 1, 2, 3]
+    for step, present in enumerate(
+        [[0, 1], [2, 3], everyone, everyone, [1, 2], everyone, [], [0, 3], everyone, [2], everyone]
+    ):
+        _with_gradients(ours, present, neighbours=neighbours and step != 3)
         for mine, other in zip(ours, theirs, strict=True):
             other.grad = None if mine.grad is None else mine.grad / divisor
         optimizer.grad_scale = divisor
         optimizer.step()
         reference.step()
-    for mine, other in zip(ours, theirs, strict=True):
-        assert torch.allclose(mine, other, rtol=1e-6)
-        assert optimizer.state.get(mine, {}).get("step") == reference.state.get(other, {}).get(
-            "step"
-        )
-    assert ours[3] not in optimizer.state
+        for mine, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(mine, other, rtol=1e-6, atol=0)
+            expected = reference.state.get(other, {})
+            assert optimizer.state.get(mine, {}).keys() == expected.keys()
+            for name, value in expected.items():
+                torch.testing.assert_close(optimizer.state[mine][name], value, rtol=1e-6, atol=0)
     assert optimizer.grad_scale is None
+
+
+@pytest.mark.parametrize("neighbours", [False, True])
+def test_what_never_has_a_gradient_has_no_state(neighbours: bool) -> None:
+    parameters = _parameters(neighbours)
+    optimizer = FusedAdamW(parameters, lr=0.1)
+    for present in ([0, 1], [0, 1, 3]):
+        _with_gradients(parameters, present, neighbours)
+        optimizer.step()
+    assert set(optimizer.state) == {parameters[n] for n in (0, 1, 3)}
+
+
+def test_neighbours_are_updated_as_one_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = _parameters(True)
+    optimizer = FusedAdamW(parameters, lr=0.1)
+    sizes: list[list[int]] = []
+    update = torch._fused_adamw_
+
+    def spied(numbers: list[torch.Tensor], *rest: Any, **kwargs: Any) -> None:
+        sizes.append([tensor.numel() for tensor in numbers])
+        update(numbers, *rest, **kwargs)
+
+    monkeypatch.setattr(torch, "_fused_adamw_", spied)
+    everyone = [0, 1, 2, 3]
+    for present in (everyone, [0, 1], [2, 3], everyone):  # equally many steps again
+        _with_gradients(parameters, present, neighbours=True)
+        optimizer.step()
+    with torch.no_grad():
+        parameters[1].data = parameters[1].clone()  # to where nobody looks for it
+    _with_gradients(parameters, everyone, neighbours=True)
+    optimizer.step()
+    assert sizes == [[128], [32, 32], [32, 32], [128], [32] * 4]
 
 
 def test_restored_states_go_on() -> None:
