@@ -15,7 +15,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from moe_tasks import config as configuration
 from moe_tasks.errors import UserError
-from moe_tasks.experts.bank import expert_distance
+from moe_tasks.experts.bank import banks_of, expert_distance
 from moe_tasks.experts.convert import convert, named_layers, squeeze
 from moe_tasks.experts.deferred import deferring
 from moe_tasks.experts.routed_layer import cache_for_experts
@@ -94,7 +94,7 @@ class TaskMoE(MultiTaskModel):
         all_layers = named_layers(backbone)
         self.num_layers = len(all_layers)
         self._routed = [list(all_layers).index(name) for name in self.layer_names]
-        self._routed_layers = [all_layers[name] for name in self.layer_names]
+        self._banks = [list(banks_of(all_layers[name])) for name in self.layer_names]
         self.weights_stay = True
         self.router = self._new_router()
         self.selection: Selection = configuration.part("selection", spec.selection)
@@ -266,8 +266,7 @@ class TaskMoE(MultiTaskModel):
     @torch.no_grad()
     def routes(self) -> Tensor:
         """Deterministic routes ``[tasks, layers, experts]``, as evaluation uses them."""
-        weights = self.selection(self.logits(), step=int(self.step), training=False)
-        return weights.transpose(0, 1)
+        return self.selection(self.logits(), step=int(self.step), training=False).transpose(0, 1)
 
     def plan(self, task_ids: Tensor) -> RoutePlan:
         """The route plan of rows with these task ids ``[B]``, for one call of the model.
@@ -289,10 +288,12 @@ class TaskMoE(MultiTaskModel):
             weights = self._weights(logits.index_select(1, task_ids.to(logits.device)))
             row_task = range(len(rows))
         else:
-            weights = self._weights(logits)[:, list(places)]
+            weights = self._weights(logits)
+            if len(places) < len(self.task_names):
+                weights = weights[:, list(places)]
             row_task = [places[row] for row in rows]
         plan = RoutePlan.build(weights, row_task, mode, gradient, stays=self.weights_stay)
-        return deferring(plan, self._routed_layers) if self.weights_stay else plan
+        return deferring(plan, self._banks) if self.weights_stay else plan
 
     def forward(
         self,
@@ -378,8 +379,7 @@ class TaskMoE(MultiTaskModel):
         }
 
     def _meta(self) -> dict[str, Any]:
-        meta = super()._meta()
-        return {**meta, "kind": "task_moe", "config": dataclasses.asdict(self.spec)}
+        return {**super()._meta(), "kind": "task_moe", "config": dataclasses.asdict(self.spec)}
 
     @staticmethod
     def load(path: str | Path) -> TaskMoE:

@@ -9,21 +9,21 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from moe_tasks.experts.bank import banks_of
+from moe_tasks.experts.bank import ExpertBank
 from moe_tasks.experts.grouped import GroupedFunction, Later, Linears
 from moe_tasks.routing.plan import LayerRoute, RoutePlan
 
 
-def deferring(plan: RoutePlan, layers: Sequence[nn.Module]) -> RoutePlan:
-    """``plan`` for a call of the routed ``layers`` that learns; it holds for one call."""
+def deferring(plan: RoutePlan, layers: Sequence[Sequence[ExpertBank]]) -> RoutePlan:
+    """``plan`` for a call that learns, with the banks of each routed layer; it holds for one."""
     if plan.mode != "select" or not torch.is_grad_enabled():
         return plan
     routes = []
-    for route, layer in zip(plan.layers, layers, strict=True):
+    for route, banks in zip(plan.layers, layers, strict=True):
         own = route if route.gradient == "merge_st" else route.fixed()
-        waiting = [those for bank in banks_of(layer) for those in bank.deferring(own)]
+        waiting = [those for bank in banks for those in bank.deferring(own)]
         if waiting:
             route = dataclasses.replace(route, deferred=Deferred(waiting, own))
         routes.append(route)
