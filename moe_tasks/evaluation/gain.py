@@ -156,6 +156,19 @@ def relative_gain(
     )
 
 
+def counts_most(gain: Gain) -> tuple[str, float] | None:
+    """The task without which the average relative gain would change most, and what it would be.
+
+    ``None`` for fewer than three tasks, whose average says little with any of them.
+    """
+    gains = {name: task.gain for name, task in gain.per_task.items() if task.gain is not None}
+    if gain.average is None or len(gains) < 3:
+        return None
+    average = gain.average
+    name = max(gains, key=lambda task: abs(gains[task] - average))
+    return name, (average * len(gains) - gains[name]) / (len(gains) - 1)
+
+
 def gain_json(gains: Iterable[Gain]) -> dict[str, Any]:
     """``{"moe_over_multitask": {...}, ...}``: content of ``gain.json``, no NaN inside."""
     return {f"{g.system}_over_{g.base}": dataclasses.asdict(g) for g in gains}

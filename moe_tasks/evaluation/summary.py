@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from moe_tasks.evaluation.gain import Gain
+from moe_tasks.evaluation.gain import Gain, counts_most
 from moe_tasks.evaluation.grid import Grid, broken, escaped, markdown, rich_table, wrapped
 from moe_tasks.evaluation.scores import (
     Score,
@@ -76,7 +76,8 @@ def summary_markdown(
 
 
 def gain_lines(gain: Gain) -> list[str]:
-    """A gain in plain words: the average relative gain, the gain of the mean, what is left out.
+    """A gain in plain words: the average relative gain, the gain of the mean, the task that counts
+    most (one that failed to adapt can outweigh all others), what is left out.
 
     The first line reads ``moe over multitask: +7.5% [2.1, 13.0] over 19 tasks``.
     """
@@ -92,6 +93,11 @@ def gain_lines(gain: Gain) -> list[str]:
             f"{_tasks(num_common)} ({gain.num_up} up, {gain.num_down} down, "
             f"{gain.num_equal} equal)"
         )
+    most = counts_most(gain)
+    if most is not None:
+        task, average = most
+        own = _signed(gain.per_task[task].gain or 0.0)
+        lines.append(f"  counts most: {task}, {own}; without it {_signed(average)}")
     if gain.left_out:
         lines.append(f"  {_tasks(gain.num_left_out)} left out: {_reasons(gain)}")
     unpaired = sum(task.num_unpaired for task in gain.per_task.values())
@@ -100,8 +106,12 @@ def gain_lines(gain: Gain) -> list[str]:
     return lines
 
 
+def _signed(value: float) -> str:
+    return f"{_zero(100 * value):+.1f}%"
+
+
 def _percent(value: float, interval: tuple[float, float] | None) -> str:
-    shown = f"{_zero(100 * value):+.1f}%"
+    shown = _signed(value)
     if interval is None:
         return shown + " (no interval)"
     low, high = (_zero(100 * bound) for bound in interval)

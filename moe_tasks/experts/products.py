@@ -132,9 +132,11 @@ def inner(rows: Tensor, block: Tensor) -> Tensor:
 
     Parameters may lie apart, the numbers of each in one piece.
     """
-    rows, size = rows.contiguous(), prod(rows.shape[1:])
     if block.dtype != rows.dtype:
         block = block.to(rows.dtype)
+    if rows.dim() == 2:
+        return torch.mm(rows, block.mT)
+    rows, size = rows.contiguous(), prod(rows.shape[1:])
     pieces = _pieces(rows.shape[1], size)
     if pieces == 1:
         return torch.mm(rows.flatten(1), block.flatten(1).mT)

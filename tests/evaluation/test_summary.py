@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from moe_tasks.evaluation.gain import relative_gain
+from moe_tasks.evaluation.gain import counts_most, relative_gain
 from moe_tasks.evaluation.summary import gain_lines, print_summary, summary_markdown
 
 CATEGORIES = ("classification", "closed-book knowledge")
@@ -126,6 +126,21 @@ def test_words_for_gains_without_interval_or_average() -> None:
     lines = gain_lines(relative_gain(zero, "moe", "multitask"))
     assert lines[0] == (
         "moe over multitask: no average relative gain: no task has a base to divide by"
+    )
+
+
+def test_the_task_that_counts_most_is_named_with_the_average_of_the_others() -> None:
+    table = rows()
+    for r in table:
+        if r["system"] == "moe" and r["task"] == "task_1":
+            r["score"] = 0.0  # of 0.5
+    gain = relative_gain(table, "moe", "multitask")
+    alone = relative_gain([r for r in table if r["task"] != "task_1"], "moe", "multitask")
+    assert counts_most(gain) == ("task_1", pytest.approx(alone.average))
+    assert "  counts most: task_1, -100.0%; without it +20.0%" in gain_lines(gain)
+    two = [r for r in table if r["task"] != "task_0"]
+    assert not any(
+        "counts most" in line for line in gain_lines(relative_gain(two, "moe", "multitask"))
     )
 
 
