@@ -126,12 +126,10 @@ class _Family:
     """Neighbours in memory with equally many steps behind them, or one parameter."""
 
     def __init__(self, parameters: list[nn.Parameter], states: list[dict[str, Tensor]]) -> None:
-        self._parameters = parameters
+        self._parameters, self._states = parameters, states
         self._places = [parameter.data_ptr() for parameter in parameters]
         self._together = one_piece(parameters) if len(parameters) > 1 else None
-        if self._together is not None:
-            self._state = (states[0]["step"], *(_made_one(states, name) for name in _AVERAGES))
-        self._states = [(s["step"], *(s[name] for name in _AVERAGES)) for s in states]
+        self._averages: list[Tensor] = []  # of all, once they were updated as one
 
     def rows(self) -> list[_Row]:
         """One, if parameters still lie so, and their gradients do."""
@@ -139,9 +137,12 @@ class _Family:
         if self._together is not None and self._places == [p.data_ptr() for p in self._parameters]:
             grad = one_piece(grads)
             if grad is not None:
-                return [(self._together, grad, *self._state)]
-        rows = zip(self._parameters, grads, self._states, strict=True)
-        return [(parameter, grad, *state) for parameter, grad, state in rows]
+                self._averages = self._averages or [_made_one(self._states, n) for n in _AVERAGES]
+                return [(self._together, grad, self._states[0]["step"], *self._averages)]
+        return [
+            (parameter, grad, state["step"], *(state[name] for name in _AVERAGES))
+            for parameter, grad, state in zip(self._parameters, grads, self._states, strict=True)
+        ]
 
 
 def _families(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
