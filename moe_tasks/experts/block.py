@@ -27,7 +27,6 @@ class Versions:
 
     def __init__(self, places: Sequence[Sequence[tuple[Mapping[str, Any], str]]]) -> None:
         self._places = places
-        self._all = [place for own in places for place in own]
         self._call: object | None = None
         self._found: tuple[Any, ...] = ()
         self._block: Tensor | None = None
@@ -41,7 +40,7 @@ class Versions:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """Of all experts, one after the other."""
-        return [holder[name] for holder, name in self._all]
+        return [holder[name] for places in self._places for holder, name in places]
 
     @property
     def first(self) -> nn.Parameter:
@@ -76,8 +75,8 @@ class Versions:
             return _packed(self._by_expert())
         if call is not self._call:
             self._call = call
-            shapes = [(p.shape, p.stride()) for p in self.of(0)]
-            found = shapes, [p.data_ptr() for p in self.parameters]
+            shapes = ((p.shape, p.stride()) for p in self.of(0))
+            found = (*shapes, *(p.data_ptr() for p in self.parameters))
             if found != self._found:
                 self._found, self._block = found, _packed(self._by_expert())
         return self._block

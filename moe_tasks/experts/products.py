@@ -134,8 +134,6 @@ def inner(rows: Tensor, block: Tensor) -> Tensor:
     """
     if block.dtype != rows.dtype:
         block = block.to(rows.dtype)
-    if rows.dim() == 2:
-        return torch.mm(rows, block.mT)
     rows, size = rows.contiguous(), prod(rows.shape[1:])
     pieces = _pieces(rows.shape[1], size)
     if pieces == 1:

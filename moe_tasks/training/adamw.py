@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,9 +82,9 @@ class FusedAdamW(torch.optim.AdamW):
         """Of a group's parameters; they are mostly those of the step before."""
         ids = [id(parameter) for parameter in parameters]
         if number not in self._known or self._known[number].ids != ids:
-            families = list(_present(self._families[number], set(ids)))
-            self._begin([[p for p in family if p not in self.state] for family in families])
-            parts = [part for family in families for part in self._of_equal_count(family)]
+            self._begin([parameter for parameter in parameters if parameter not in self.state])
+            updated = set(ids)
+            parts = [part for own in self._families[number] for part in self._parts(own, updated)]
             self._known[number] = _Updated(
                 ids,
                 joined([self.state[parameter]["step"] for parameter in parameters]),
@@ -92,25 +92,27 @@ class FusedAdamW(torch.optim.AdamW):
             )
         return self._known[number]
 
-    def _of_equal_count(self, family: list[nn.Parameter]) -> list[list[nn.Parameter]]:
-        alone = len(family) == 1
-        if alone or len({float(self.state[parameter]["step"]) for parameter in family}) == 1:
-            return [family]
-        return [[parameter] for parameter in family]
-
-    def _begin(self, families: Sequence[list[nn.Parameter]]) -> None:
-        """Make the states of parameters that are updated for the first time."""
-        new = [parameter for family in families for parameter in family]
-        if not new:
+    def _begin(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Make the state of parameters that are updated for the first time."""
+        if not parameters:
             return
-        counts = iter(torch.zeros(len(new), device=new[0].device).unbind())
-        for family in filter(None, families):
-            averages = [_zeros_like(family) for _ in _AVERAGES]
-            for parameter, *own in zip(family, *averages, strict=True):
-                self.state[parameter] = {
-                    "step": next(counts),
-                    **dict(zip(_AVERAGES, own, strict=True)),
-                }
+        counts = torch.zeros(len(parameters), device=parameters[0].device)
+        for parameter, count in zip(parameters, counts.unbind(), strict=True):
+            self.state[parameter] = {
+                "step": count,
+                "exp_avg": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+                "exp_avg_sq": torch.zeros_like(parameter, memory_format=torch.preserve_format),
+            }
+
+    def _parts(self, family: list[nn.Parameter], updated: set[int]) -> list[list[nn.Parameter]]:
+        """All of the family, if all are ``updated`` and were equally often; else each alone."""
+        present = [parameter for parameter in family if id(parameter) in updated]
+        if len(present) == len(family) > 1 and self._equally_often(family):
+            return [family]
+        return [[parameter] for parameter in present]
+
+    def _equally_often(self, family: list[nn.Parameter]) -> bool:
+        return len({float(self.state[parameter]["step"]) for parameter in family}) == 1
 
 
 @dataclass(frozen=True)
@@ -152,38 +154,16 @@ def _families(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
     return [[parameter] for parameter in parameters]
 
 
-def _present(families: Sequence[list[nn.Parameter]], ids: set[int]) -> Iterator[list[nn.Parameter]]:
-    """Families all of which is among ``ids``, and what else is, alone."""
-    for family in families:
-        present = [parameter for parameter in family if id(parameter) in ids]
-        if len(present) == len(family):
-            yield family
-        else:
-            yield from ([parameter] for parameter in present)
-
-
-def _zeros_like(family: Sequence[Tensor]) -> list[Tensor]:
-    """Zeros, neighbours where ``family`` are."""
-    if len(family) == 1:
-        return [torch.zeros_like(family[0], memory_format=torch.preserve_format)]
-    flat = torch.zeros(sum(part.numel() for part in family), dtype=family[0].dtype)
-    return _shaped(flat, family)
-
-
 def _made_one(states: Sequence[dict[str, Tensor]], name: str) -> Tensor:
     """Of several parameters the state of that name, flat; made neighbours, if they are not."""
     parts = [state[name] for state in states]
     flat = one_piece(parts)
     if flat is None:
         flat = torch.cat([part.flatten() for part in parts])
-        for state, part in zip(states, _shaped(flat, parts), strict=True):
-            state[name] = part
+        places = flat.split([part.numel() for part in parts])
+        for state, part, place in zip(states, parts, places, strict=True):
+            state[name] = place.view(part.shape)
     return flat
-
-
-def _shaped(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    parts = flat.split([part.numel() for part in like])
-    return [part.view(other.shape) for part, other in zip(parts, like, strict=True)]
 
 
 def one_piece(tensors: Sequence[Tensor]) -> Tensor | None:
