@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from moe_tasks.experts.block import Versions
-from moe_tasks.experts.grouped import Linears
 from moe_tasks.experts.merging import SelectParameters, merge
 from moe_tasks.experts.routed_layer import RouteSlot
 from moe_tasks.routing.plan import LayerRoute, Segment
@@ -103,8 +102,8 @@ class ExpertBank(nn.Module):
         }
         return self._per_task(x, route, chosen)
 
-    def deferring(self, route: LayerRoute) -> Iterator[Linears]:
-        """What works out gradients of a call under ``route`` later, where they had better wait."""
+    def deferring(self, route: LayerRoute) -> Iterator[Versions]:
+        """Parameters whose gradients, of calls under ``route``, had better be worked out later."""
         return iter(())
 
     def merged(self, x: Tensor, route: LayerRoute) -> Tensor:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from moe_tasks.experts.block import Versions
-from moe_tasks.experts.grouped import GroupedFunction, used_parameters, wanted_only, with_experts
-from moe_tasks.experts.products import of_segments, run_grads, run_sums
+from moe_tasks.experts.grouped import GroupedFunction
+from moe_tasks.experts.pending import Pending, used_parameters, wanted_only, with_experts
+from moe_tasks.experts.products import run_grads, run_sums
 from moe_tasks.routing.plan import LayerRoute
 
 
@@ -26,9 +27,12 @@ def grouped_layer_norm(
         versions: of weight and bias.
         neutral: the norm with ones and zeros; torch's kernel takes twice as long without any.
     """
-    used = used_parameters(route, (versions,))
-    p = route.run_weights
-    return _GroupedLayerNorm.apply(x.contiguous(), p, versions, route, neutral, *used)
+    later = route.deferred
+    if later is None or versions not in later.pending:
+        p, call, used = route.run_weights, None, used_parameters(route, versions)
+    else:
+        p, call, used = later.handle, later.pending.call(), []
+    return _GroupedLayerNorm.apply(x.contiguous(), p, versions, route, call, neutral, *used)
 
 
 class _GroupedLayerNorm(GroupedFunction):
@@ -39,6 +43,7 @@ class _GroupedLayerNorm(GroupedFunction):
         p: Tensor,
         versions: Versions,
         route: LayerRoute,
+        call: int | None,
         neutral: nn.LayerNorm,
         *used: Tensor,
     ) -> Tensor:
@@ -46,14 +51,14 @@ class _GroupedLayerNorm(GroupedFunction):
             x, x.shape[-1:], neutral.weight, neutral.bias, neutral.eps
         )
         scale, shift = _rows_of(route, versions, x)
-        ctx.versions, ctx.route = versions, route
+        ctx.versions, ctx.route, ctx.call = versions, route, call
         ctx.save_for_backward(x, mean, deviation, scale)
         return torch.addcmul(shift, y, scale, out=y)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        versions, route = ctx.versions, ctx.route
-        for_x, for_p, _, _, _, *for_used = ctx.needs_input_grad
+        versions, route, call = ctx.versions, ctx.route, ctx.call
+        for_x, _, _, _, _, _, *for_used = ctx.needs_input_grad
         x, mean, deviation, scale = ctx.saved_tensors
         grad = grad.contiguous()
         of_normalised = grad * scale
@@ -65,9 +70,13 @@ class _GroupedLayerNorm(GroupedFunction):
         centred = torch.sub(x, mean, out=of_normalised).mul_(grad)
         of_weight = run_grads(centred, deviation, route.task_blocks).squeeze(1)
         sums = torch.cat([of_weight, run_sums(grad, route.task_blocks)], 1)  # [runs, 2 D]
-        grad_p = with_experts(sums, versions, route) if for_p else None
-        totals = of_segments(sums, route, sums.dtype)
-        return grad_x, grad_p, None, None, None, *_of_each(totals, versions, for_used)
+        if call is not None:
+            route.deferred.pending.add_vectors(call, versions, sums)
+            return grad_x, None, None, None, None, None
+        pending = Pending((versions,), route)
+        pending.add_vectors(0, versions, sums)
+        grad_p, grads = pending.work_out(for_used)
+        return grad_x, grad_p, None, None, None, None, *grads
 
 
 def grouped_scale(y: Tensor, route: LayerRoute, versions: Versions) -> Tensor:
@@ -83,7 +92,7 @@ def grouped_scale(y: Tensor, route: LayerRoute, versions: Versions) -> Tensor:
             if route.call is not None:
                 route.prepared[versions, y.dim()] = rows
         return _scaled(y, *rows)
-    used = used_parameters(route, (versions,))
+    used = used_parameters(route, versions)
     return _GroupedScale.apply(y, route.weights, versions, route, *used)  # type: ignore[return-value]
 
 
@@ -117,7 +126,7 @@ class _GroupedScale(GroupedFunction):
         sums = sums.to(scale.dtype)  # [B, D] or [B, 2 D]
         grad_p = None
         if for_p:
-            by_row = with_experts(sums, versions, route)  # [B, m]
+            by_row = with_experts(sums, (versions,), route)  # [B, m]
             grad_p = route.rows_of_tasks.to(by_row.dtype) @ by_row
         totals = (route.rows_of_segments.to(sums.dtype) @ sums).unbind()
         return grad_y, grad_p, None, None, *_of_each(totals, versions, for_used)

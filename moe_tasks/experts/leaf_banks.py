@@ -57,13 +57,17 @@ class LinearBank(ExpertBank):
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
         return self.selected_learning(x, route)
 
-    def deferring(self, route: LayerRoute) -> Iterator[Linears]:
+    def deferring(self, route: LayerRoute) -> Iterator[Versions]:
         if self._led:
             return  # the bank that leads speaks for all
         together = self._joint(route)
         group = self._group or (self,)
         each = [bank._own() for bank in group] if together is None else [together]
-        yield from (linears for linears in each if linears.wait)
+        for linears in each:
+            if linears.wait:
+                yield linears.weights
+            if linears.biases is not None:
+                yield linears.biases
 
     def _joint(self, route: LayerRoute) -> Linears | None:
         """The layers with one input, if they are all here and lie packed."""
@@ -121,6 +125,9 @@ class NormBank(ExpertBank):
 
     def selected(self, x: Tensor, route: LayerRoute) -> Tensor:
         return self.selected_learning(x, route)
+
+    def deferring(self, route: LayerRoute) -> Iterator[Versions]:
+        yield self._together  # which :func:`grouped_layer_norm` may leave there
 
 
 def _grouped(x: Tensor, route: LayerRoute, leaf: nn.LayerNorm) -> bool:

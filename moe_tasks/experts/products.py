@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,24 +106,22 @@ def run_sums(x: Tensor, blocks: Sequence[Block]) -> Tensor:
     return sums[0] if len(sums) == 1 else torch.cat(sums)
 
 
-def of_segments(grads: Tensor, route: LayerRoute, dtype: torch.dtype) -> list[Any]:
-    """Sums of ``grads [runs, ...]`` over the runs of each segment, or as they are, one for each."""
-    if grads.dtype != dtype:
-        grads = grads.to(dtype)
+def of_segments(grads: Tensor, route: LayerRoute) -> Tensor:
+    """Sums ``[segments, ...]`` of ``grads [runs, ...]``, or as they are, one for each."""
     by_run = route.runs_of_segments
     if len(by_run) == grads.shape[0]:
-        return list(grads.unbind())
+        return grads
     if grads.dim() == 2:
-        return list(torch.mm(route.runs_in_segments.to(dtype), grads).unbind())
-    sums = grads.new_empty(len(by_run), *grads.shape[1:])  # together, as ``joined`` likes
-    totals, parts = list(sums.unbind()), grads.unbind()
-    for total, runs in zip(totals, by_run, strict=True):
+        return torch.mm(route.runs_in_segments.to(grads.dtype), grads)
+    sums = grads.new_empty(len(by_run), *grads.shape[1:])
+    parts = grads.unbind()
+    for total, runs in zip(sums.unbind(), by_run, strict=True):
         before, *others = parts[runs]
         if not others:
             total.copy_(before)
         for part in others:  # less than torch's sum takes
             before = torch.add(before, part, out=total)
-    return totals
+    return sums
 
 
 def inner(rows: Tensor, block: Tensor) -> Tensor:

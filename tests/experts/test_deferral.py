@@ -42,11 +42,11 @@ def arrivals(model: TaskMoE, data: dict[str, Tensor]) -> list[str]:
     return came
 
 
-def waits(model: TaskMoE, data: dict[str, Tensor]) -> bool:
-    """Whether all gradients of the last layer come after all those of the first."""
+def waits(model: TaskMoE, data: dict[str, Tensor], name: str = "weight") -> bool:
+    """Whether all such gradients of the last layer come after all weights' of the first."""
     came = arrivals(model, data)
-    first = [place for place, name in enumerate(came) if FIRST in name]
-    last = [place for place, name in enumerate(came) if LAST in name]
+    first = [n for n, own in enumerate(came) if FIRST in own and own.endswith("weight")]
+    last = [n for n, own in enumerate(came) if LAST in own and own.endswith(name)]
     assert first
     assert last
     assert min(last) > max(first) or max(last) < min(first)
@@ -55,12 +55,20 @@ def waits(model: TaskMoE, data: dict[str, Tensor]) -> bool:
 
 def test_gradients_wait_where_tokens_are_few() -> None:
     model = routed("bart").train()
-    assert waits(model, FEW)
-    assert not waits(model, MANY)
-    waits(model, FEW)  # the first small batch after a large one shows that it is small
-    assert waits(model, FEW)
+    for data, late in ((FEW, True), (MANY, False), (FEW, True)):
+        waits(model, data)  # the first batch of a size shows which layers have few tokens
+        assert waits(model, data) is late
     model.weights_stay = False
     assert not waits(model, FEW)
+
+
+def test_gradients_of_vectors_wait_for_those_of_their_layer() -> None:
+    model = routed("bart").train()
+    arrivals(model, FEW)
+    for data in (FEW, MANY, MANY):
+        assert waits(model, data, "bias")
+    model.weights_stay = False
+    assert not waits(model, MANY, "bias")
 
 
 @pytest.mark.parametrize("family", ["bart", "t5", "llama"])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from moe_tasks import TaskMoE
 from moe_tasks.experts import convert
 from moe_tasks.experts.block import block_of
+from moe_tasks.experts.deferred import deferring
 from moe_tasks.experts.leaf_banks import LinearBank
 from moe_tasks.experts.routed_layer import RouteSlot
 from moe_tasks.exporting.pruning import drop_unused_experts
@@ -148,3 +149,22 @@ def test_nothing_is_kept_of_a_layer_that_was_not_called() -> None:
         assert list(slot.beside) == [banks[1]]
     assert not slot.beside
     assert all(float(p.grad.abs().max()) == 0 for p in banks[1].parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("stays", [True, False])
+def test_inputs_may_lie_in_any_order(stays: bool) -> None:
+    found = []
+    for lying in (torch.clone, lambda x: x.mT.contiguous().mT):
+        _, banks = group([5, 3])
+        model = nn.ModuleList(banks)
+        weights = nn.functional.one_hot(EXPERTS, M).float().requires_grad_()
+        plan = RoutePlan.build(weights[None], ROWS, "select", stays=stays)
+        if stays:
+            plan = deferring(plan, [banks])
+        x = lying(torch.linspace(-1, 1, len(ROWS) * 3 * 6).view(len(ROWS), 3, 6)).requires_grad_()
+        with banks[0].slot.holding(plan.layers[0].grouped()):
+            sum(bank(x).square().sum() for bank in banks).backward()
+        found.append([x.grad, weights.grad, *(p.grad for p in model.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert (one is None) is (other is None)
+        assert one is None or torch.equal(one, other)
