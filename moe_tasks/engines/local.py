@@ -17,7 +17,7 @@ from moe_tasks.engines.base import (
     is_out_of_memory,
 )
 from moe_tasks.engines.processes import Processes
-from moe_tasks.training.adamw import FusedAdamW, joined
+from moe_tasks.training.adamw import Collected, FusedAdamW
 from moe_tasks.training.config import TrainingConfig
 from moe_tasks.training.data import Batch
 from moe_tasks.training.model import Trainable
@@ -46,6 +46,7 @@ class LocalEngine:
         self._optimizer = build_optimizer(model, config)
         self.device = self._parameters[0].device
         self._norm = torch.zeros((), device=self.device)
+        self._collected: list[Collected] = []  # of the last backward pass
         if config.gradient_checkpointing:
             checkpoint_gradients(model)
 
@@ -79,7 +80,10 @@ class LocalEngine:
             else:
                 for parameter in group["params"]:
                     parameter.grad = None  # AdamW leaves it, with its decay and averages, alone
-        self._optimizer.step()
+        if isinstance(self._optimizer, FusedAdamW) and self._collected:
+            self._optimizer.apply([c for c in self._collected if c.group["name"] in rates])
+        else:
+            self._optimizer.step()
 
     def _shorten(self, divisor: torch.Tensor) -> None:
         divisor = divisor.clamp(min=1.0)
@@ -90,6 +94,7 @@ class LocalEngine:
             torch._foreach_div_(grads, divisor)  # type: ignore[attr-defined]
 
     def zero_gradients(self) -> None:
+        self._collected = []
         for parameter in self._parameters:  # torch's own way looks each up in several tables
             parameter.grad = None
 
@@ -139,9 +144,11 @@ class LocalEngine:
             return self.model.loss(inputs, self.config.label_smoothing)
 
     def _gradient_norm(self) -> torch.Tensor:
+        if isinstance(self._optimizer, FusedAdamW) and self.device.type == "cpu":
+            self._collected = self._optimizer.collect()
+            grads = [grad for own in self._collected for part in own.grads for grad in part]
+            if all(grad.is_contiguous() for grad in grads):  # a third of the time of torch's norm
+                flat = [grad.view(-1) for grad in grads]
+                return torch.stack([torch.dot(grad, grad) for grad in flat]).sum().sqrt()
         grads = [p.grad for p in self._parameters if p.grad is not None]
-        of_one_kind = isinstance(self._optimizer, FusedAdamW) and self.device.type == "cpu"
-        if not of_one_kind or not all(grad.is_contiguous() for grad in grads):
-            return torch.nn.utils.get_total_norm(grads).to(self.device)
-        flat = joined(grads)  # a third of the time of torch's norm
-        return torch.stack([torch.dot(grad, grad) for grad in flat]).sum().sqrt()
+        return torch.nn.utils.get_total_norm(grads).to(self.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,13 +32,26 @@ class FusedAdamW(torch.optim.AdamW):
         self._families = [_families(group["params"]) for group in self.param_groups]
         self._known: dict[int, _Updated] = {}
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Update the parameters that have a gradient; others keep decay and averages, too."""
+    def collect(self) -> list[Collected]:
+        """The gradients that are there, as the next update reads them."""
+        found = []
         for number, group in enumerate(self.param_groups):
             parameters = [p for p in group["params"] if p.grad is not None]
             if parameters:
-                self._update(group, self._updated(number, parameters))
+                updated = self._updated(number, parameters)
+                grads = [family.grads() for family in updated.families]
+                found.append(Collected(group, updated, grads))
+        return found
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update the parameters that have a gradient; others keep decay and averages, too."""
+        self.apply(self.collect())
+
+    @torch.no_grad()
+    def apply(self, collected: Sequence[Collected]) -> None:
+        """The same with gradients that are collected already."""
+        for own in collected:
+            self._update(own)
         self.grad_scale = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -56,9 +69,14 @@ class FusedAdamW(torch.optim.AdamW):
             for parameter, count in zip(states, counts.unbind(), strict=True):
                 self.state[parameter]["step"] = count
 
-    def _update(self, group: Mapping[str, Any], updated: _Updated) -> None:
+    def _update(self, collected: Collected) -> None:
+        group, updated = collected.group, collected.updated
+        if not updated.counts:
+            self._begin([p for p in updated.parameters if p not in self.state])
+            updated.counts = joined([self.state[p]["step"] for p in updated.parameters])
         torch._foreach_add_(updated.counts, 1)  # type: ignore[attr-defined]
-        rows = [row for family in updated.families for row in family.rows()]
+        pairs = zip(updated.families, collected.grads, strict=True)
+        rows = [row for family, grads in pairs for row in family.rows(grads, self.state)]
         parameters, grads, steps, exp_avgs, exp_avg_sqs = map(list, zip(*rows, strict=True))
         beta1, beta2 = group["betas"]
         torch._fused_adamw_(  # type: ignore[attr-defined]
@@ -82,14 +100,9 @@ class FusedAdamW(torch.optim.AdamW):
         """Of a group's parameters; they are mostly those of the step before."""
         ids = [id(parameter) for parameter in parameters]
         if number not in self._known or self._known[number].ids != ids:
-            self._begin([parameter for parameter in parameters if parameter not in self.state])
-            updated = set(ids)
-            parts = [part for own in self._families[number] for part in self._parts(own, updated)]
-            self._known[number] = _Updated(
-                ids,
-                joined([self.state[parameter]["step"] for parameter in parameters]),
-                [_Family(part, [self.state[parameter] for parameter in part]) for part in parts],
-            )
+            present = set(ids)
+            parts = [part for own in self._families[number] for part in self._parts(own, present)]
+            self._known[number] = _Updated(ids, parameters, [_Family(part) for part in parts])
         return self._known[number]
 
     def _begin(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -112,38 +125,56 @@ class FusedAdamW(torch.optim.AdamW):
         return [[parameter] for parameter in present]
 
     def _equally_often(self, family: list[nn.Parameter]) -> bool:
-        return len({float(self.state[parameter]["step"]) for parameter in family}) == 1
+        counts = {float(self.state[p]["step"]) if p in self.state else 0.0 for p in family}
+        return len(counts) == 1
+
+
+@dataclass
+class _Updated:
+    """Parameters ``ids`` in their families; once they were updated, ``counts`` of their steps."""
+
+    ids: list[int]
+    parameters: list[nn.Parameter]
+    families: list[_Family]
+    counts: list[Tensor] = field(default_factory=list)  # neighbours as one
 
 
 @dataclass(frozen=True)
-class _Updated:
-    """Parameters ``ids`` in their families; ``counts`` of their steps, neighbours as one."""
+class Collected:
+    """Gradients of a parameter group, by family; see :meth:`_Family.grads`."""
 
-    ids: list[int]
-    counts: list[Tensor]
-    families: list[_Family]
+    group: Mapping[str, Any]
+    updated: _Updated
+    grads: list[list[Tensor]]
 
 
 class _Family:
     """Neighbours in memory with equally many steps behind them, or one parameter."""
 
-    def __init__(self, parameters: list[nn.Parameter], states: list[dict[str, Tensor]]) -> None:
-        self._parameters, self._states = parameters, states
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        self._parameters = parameters
         self._places = [parameter.data_ptr() for parameter in parameters]
         self._together = one_piece(parameters) if len(parameters) > 1 else None
         self._averages: list[Tensor] = []  # of all, once they were updated as one
 
-    def rows(self) -> list[_Row]:
-        """One, if parameters still lie so, and their gradients do."""
+    def grads(self) -> list[Tensor]:
+        """One of all, flat, if parameters still lie so, and their gradients do."""
         grads = [p.grad for p in self._parameters if p.grad is not None]  # all have one
         if self._together is not None and self._places == [p.data_ptr() for p in self._parameters]:
-            grad = one_piece(grads)
-            if grad is not None:
-                self._averages = self._averages or [_made_one(self._states, n) for n in _AVERAGES]
-                return [(self._together, grad, self._states[0]["step"], *self._averages)]
+            together = one_piece(grads)
+            if together is not None:
+                return [together]
+        return grads
+
+    def rows(self, grads: list[Tensor], states: Mapping[Tensor, dict[str, Tensor]]) -> list[_Row]:
+        """As many as there are ``grads``."""
+        own = [states[parameter] for parameter in self._parameters]
+        if self._together is not None and len(grads) == 1:
+            self._averages = self._averages or [_made_one(own, name) for name in _AVERAGES]
+            return [(self._together, grads[0], own[0]["step"], *self._averages)]
         return [
             (parameter, grad, state["step"], *(state[name] for name in _AVERAGES))
-            for parameter, grad, state in zip(self._parameters, grads, self._states, strict=True)
+            for parameter, grad, state in zip(self._parameters, grads, own, strict=True)
         ]
 
 
