@@ -34,13 +34,15 @@ class Versions:
     def __len__(self) -> int:
         return len(self._places)
 
-    def of(self, expert: int) -> list[nn.Parameter]:
-        return [holder[name] for holder, name in self._places[expert]]
+    def of(self, *experts: int) -> list[nn.Parameter]:
+        """Their parameters, one expert's after the other's."""
+        places = self._places
+        return [holder[name] for expert in experts for holder, name in places[expert]]
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Of all experts, one after the other."""
-        return [holder[name] for places in self._places for holder, name in places]
+        """Of all experts."""
+        return self.of(*range(len(self)))
 
     @property
     def first(self) -> nn.Parameter:

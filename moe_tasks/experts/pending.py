@@ -125,7 +125,7 @@ class Pending:
 def used_parameters(route: LayerRoute, *kinds: Versions) -> list[Tensor]:
     """Parameters of the experts in use, of each of ``kinds`` in the order of the segments."""
     keys = [segment.key for segment in route.segments]
-    return [parameter for kind in kinds for key in keys for parameter in kind.of(key)]
+    return [parameter for kind in kinds for parameter in kind.of(*keys)]
 
 
 def with_experts(grads: Tensor, kinds: Sequence[Versions], route: LayerRoute) -> Tensor:
