@@ -142,6 +142,22 @@ def test_routes_and_experts_learn_in_turns() -> None:
     assert moved_by(tiny.model("dense"), steps=2, alternate_every=3)  # nothing to take turns with
 
 
+def test_groups_without_a_rate_stay_as_they_are() -> None:
+    model = tiny.model("gumbel_st")
+    engine = LocalEngine(model, tiny.config())
+    groups = model.parameter_groups()
+    for updated in (set(groups), {"router"}, {"model"}):
+        before = {p: p.detach().clone() for own in groups.values() for p in own}
+        _, norm = engine.backward([tiny.batches().next()])
+        grads = [p.grad for p in before if p.grad is not None]
+        torch.testing.assert_close(norm, torch.nn.utils.get_total_norm(grads))
+        engine.update(dict.fromkeys(updated, 0.1), float(norm))
+        engine.zero_gradients()
+        for name, own in groups.items():
+            moved = any(not torch.equal(p, before[p]) for p in own)
+            assert moved == (name in updated), name
+
+
 def test_expert_regularization_pulls_experts_together() -> None:
     apart = {}
     for factor in (0.0, 10.0):
