@@ -67,15 +67,13 @@ class _GroupedLayerNorm(GroupedFunction):
             grad_x, _, _ = torch.ops.aten.native_layer_norm_backward.default(
                 of_normalised, x, x.shape[-1:], mean, deviation, None, None, [True, False, False]
             )
-        centred = torch.sub(x, mean, out=of_normalised).mul_(grad)
-        of_weight = run_grads(centred, deviation, route.task_blocks).squeeze(1)
-        sums = torch.cat([of_weight, run_sums(grad, route.task_blocks)], 1)  # [runs, 2 D]
-        if call is not None:
-            route.deferred.pending.add_vectors(call, versions, sums)
-            return grad_x, None, None, None, None, None
-        pending = Pending((versions,), route)
-        pending.add_vectors(0, versions, sums)
-        grad_p, grads = pending.work_out(for_used)
+        pending = Pending((versions,), route) if call is None else route.deferred.pending
+        if pending.learns(versions):
+            centred = torch.sub(x, mean, out=of_normalised).mul_(grad)
+            of_weight = run_grads(centred, deviation, route.task_blocks).squeeze(1)
+            sums = torch.cat([of_weight, run_sums(grad, route.task_blocks)], 1)  # [runs, 2 D]
+            pending.add_vectors(call or 0, versions, sums)
+        grad_p, grads = pending.work_out(for_used) if call is None else (None, ())
         return grad_x, grad_p, None, None, None, None, *grads
 
 

@@ -49,6 +49,10 @@ class Pending:
     def __contains__(self, kind: Versions) -> bool:
         return kind in self._places
 
+    def learns(self, kind: Versions) -> bool:
+        """Whether its gradients are of use: an adapted model may have frozen experts and routes."""
+        return self._for_p or any(own.requires_grad for own in self.used[self._places[kind]])
+
     def call(self) -> int:
         """A number for one call of a module."""
         return next(self._numbers)
@@ -66,8 +70,9 @@ class Pending:
     ) -> list[Any]:
         """Of the weights in use, at once; what else the same rows contribute to is kept."""
         route, grads = self._route, [None] * len(wanted)
-        if linears.biases is not None:
-            self.add_vectors(call, linears.biases, run_sums(grad_y, route.task_blocks))
+        biases = linears.biases
+        if biases is not None and self.learns(biases):
+            self.add_vectors(call, biases, run_sums(grad_y, route.task_blocks))
         if not (self._for_p or any(wanted)):
             return grads
         blocks = route.task_blocks if self._for_p else route.blocks
