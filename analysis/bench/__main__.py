@@ -1,4 +1,4 @@
-"""``python -m analysis.bench training|memory|generation|... --out DIR``."""
+"""``python -m analysis.bench training|growth|memory|generation|... --out DIR``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from moe_tasks.errors import UserError
 _DESCRIPTION = """\
 Measure what experts cost. One process per scheme; all are asked in turn for one repetition, so
 that whatever else the machine does meets them alike. Ratios are to the dense model of the same
-depth in the same round (start-up: to the bare imports; grid: to a process per point; conditional:
-to what stands after the slash); CSVs hold their median and quartiles, and the median of the figure
-itself."""
+depth in the same round (start-up: to the bare imports; grid: to a process per point; growth and
+conditional: to what stands after the slash); CSVs hold their median and quartiles, and the median
+of the figure itself."""
 _EPILOG = """\
 DIR/<name>.csv and .png per benchmark and DIR/machine.json are written. Measure on an idle
 machine. examples:
@@ -103,7 +103,9 @@ def _parser() -> argparse.ArgumentParser:
         "--num-experts", type=_positive, nargs="+", help="values of m (default: 1 3 8 16)"
     )
     parser.add_argument(
-        "--schemes", nargs="+", help=f"of training, memory and routes: {', '.join(schemes())}"
+        "--schemes",
+        nargs="+",
+        help=f"of training, growth, memory and routes: {', '.join(schemes())}",
     )
     parser.add_argument(
         "--full", action="store_true", help="also rows per task 1, 2, 4 and widths 128, 256, 512"

@@ -59,6 +59,24 @@ def run_training(options: Options) -> Iterator[list[Row]]:
         yield found + (_throughput(found, setting, options) if setting.device != "cpu" else [])
 
 
+def run_growth(options: Options) -> Iterator[list[Row]]:
+    """Seconds per training step over those with the fewest experts, which alternate with them."""
+    numbers = sorted({m for m in options.num_experts if m > 1} or options.num_experts)
+    base = f"m={numbers[0]}"
+    for scheme in options.schemes:
+        if scheme == DENSE:
+            continue
+        sizes = {f"m={m}": replace(options.setting, scheme=scheme, num_experts=m) for m in numbers}
+        contenders = [Contender(name, training.prepare, own) for name, own in sizes.items()]
+        outcome = _checked(race(contenders, options.rounds), base)
+        found = []
+        for line in rows_of(outcome, options.setting, "s", base=base):
+            name, colon, part = line.scheme.partition(":")
+            label = f"{scheme}{colon}{part}/{base}"
+            found.append(replace(line, scheme=label, num_experts=sizes[name].num_experts))
+        yield found
+
+
 def run_memory(options: Options) -> Iterator[list[Row]]:
     """Peak MiB of a training step beyond weights and optimizer state; one round tells it."""
     for setting in _settings(options):
@@ -120,6 +138,7 @@ def run_conditional(options: Options) -> Iterator[list[Row]]:
 
 BENCHMARKS: dict[str, tuple[str, Callable[[Options], Iterator[list[Row]]]]] = {
     "training": ("Time of a training step", run_training),
+    "growth": ("Time of a training step over that with the fewest experts", run_growth),
     "memory": ("Peak memory beyond weights and optimizer state", run_memory),
     "generation": ("Time of decoding a batch", run_generation),
     "startup": ("Time to the first training step", run_startup),

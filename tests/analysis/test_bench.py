@@ -70,6 +70,18 @@ def test_the_public_command_writes_table_figure_and_machine(tmp_path: Path) -> N
     assert machine["sizes"]["threads"] == 1
 
 
+def test_growth_is_over_the_fewest_experts(tmp_path: Path) -> None:
+    arguments = ["--quick", "--threads", "1", "--num-experts", "1", "4", "2"]
+    out = ["--schemes", "merge_st", "--out", str(tmp_path)]
+    assert main(["growth", *arguments, *out]) == 0
+    rows = {(row["scheme"], row["num_experts"]): row for row in read(tmp_path / "growth.csv")}
+    names = ("merge_st/m=2", "merge_st:fwd_bwd/m=2")
+    assert set(rows) == {(name, number) for name in names for number in ("2", "4")}
+    assert float(rows["merge_st/m=2", "2"]["ratio"]) == 1
+    assert float(rows["merge_st/m=2", "4"]["ratio"]) > 0
+    assert (tmp_path / "growth.png").stat().st_size > 5000
+
+
 def test_encoders_are_compared_with_what_stands_after_the_slash(tmp_path: Path) -> None:
     assert main(["conditional", "--quick", "--threads", "1", "--out", str(tmp_path)]) == 0
     names = [row["scheme"] for row in read(tmp_path / "conditional.csv") if row["ratio"] != "1"]
