@@ -71,17 +71,16 @@ def _rows(x: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
 
     ``[rows * ..., D]`` for one expert, else ``[count, rows * ..., D]``.
     """
-    width, size, first = x.shape[-1], x.numel() // x.shape[0], x.storage_offset()
-    views = []
-    for block in blocks:
-        count, start = block.count, first + block.start * size
-        if count == 1:
-            num_rows = (block.stop - block.start) * size // width
-            views.append(x.as_strided((num_rows, width), (width, 1), start))
-        else:
-            step = (block.stop - block.start) // count * size
-            views.append(x.as_strided((count, step // width, width), (step, width, 1), start))
-    return views
+    width = x.shape[-1]
+    if len(blocks) == 1:
+        count = blocks[0].count
+        return [x.view(-1, width) if count == 1 else x.view(count, -1, width)]
+    size = x.numel() // x.shape[0] // width
+    parts = x.view(-1, width).split_with_sizes([(b.stop - b.start) * size for b in blocks])
+    return [
+        rows if block.count == 1 else rows.view(block.count, -1, width)
+        for rows, block in zip(parts, blocks, strict=True)
+    ]
 
 
 def run_grads(x: Tensor, grad_y: Tensor, blocks: Sequence[Block]) -> Tensor:
