@@ -25,7 +25,7 @@ def draw(rows: Sequence[Row], title: str, below: str, path: Path) -> None:
     With several numbers of experts, main figures become lines over them; else every row is a dot.
     """
     shown = [row for row in rows if row.ratio is not None]
-    over_experts = len({row.num_experts for row in shown if _is_main(row)}) > 1
+    over_experts = len({row.num_experts for row in shown if row.is_main}) > 1
     figure = _lines(shown) if over_experts else _dots(shown)
     style.title(figure, title, below)
     style.save(figure, path)
@@ -34,7 +34,7 @@ def draw(rows: Sequence[Row], title: str, below: str, path: Path) -> None:
 def _lines(rows: Sequence[Row]) -> Figure:
     first = rows[0]
     sizes = (first.rows, first.tasks, first.width)
-    main = [r for r in rows if (r.rows, r.tasks, r.width) == sizes and _is_main(r)]
+    main = [r for r in rows if (r.rows, r.tasks, r.width) == sizes and r.is_main]
     figure = Figure(figsize=(_LEFT + _WIDTH + _LABELS, _TOP + _HEIGHT + _BOTTOM))
     axes = style.plain_axes(figure, _LEFT, _BOTTOM, _WIDTH, _HEIGHT)
     schemes = list(dict.fromkeys(row.scheme for row in main if row.scheme != DENSE))
@@ -78,10 +78,6 @@ def _dots(rows: Sequence[Row]) -> Figure:
     _logarithmic(axes, "x", [row.ratio or 1 for row in rows])
     axes.set_xlabel("ratio (bar: quartiles over rounds)", fontsize=8)
     return figure
-
-
-def _is_main(row: Row) -> bool:
-    return not set(":/") & set(row.scheme)
 
 
 def _ratios(row: Row) -> tuple[float, float, float]:

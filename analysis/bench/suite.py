@@ -192,7 +192,7 @@ def _throughput(rows: Sequence[Row], setting: Setting, options: Options) -> list
     if options.peak_flops:
         flops = training_flops(setting)
         per_step["% MFU"] = 100 * flops / options.peak_flops
-    steps = [r for r in rows if not {":", "/"} & set(r.scheme) and r.ratio]
+    steps = [r for r in rows if r.is_main and r.ratio]
     return [
         replace(
             r,

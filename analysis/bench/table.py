@@ -41,6 +41,11 @@ class Row:
     absolute: float
     unit: str
 
+    @property
+    def is_main(self) -> bool:
+        """Whether it is a scheme's own figure over the dense model."""
+        return not {":", "/"} & set(self.scheme)
+
 
 COLUMNS = [field.name for field in fields(Row)]
 
