@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from moe_tasks.experts.block import Versions
-from moe_tasks.experts.products import inner, of_segments, run_grads, run_sums
+from moe_tasks.experts.products import (
+    inner,
+    is_summed_in_place,
+    of_segments,
+    run_grads,
+    run_sums,
+    summed_in_place,
+)
 from moe_tasks.routing.plan import LayerRoute
 
 if TYPE_CHECKING:
@@ -75,13 +82,18 @@ class Pending:
             self.add_vectors(call, biases, run_sums(grad_y, route.task_blocks))
         if not (self._for_p or any(wanted)):
             return grads
-        blocks = route.task_blocks if self._for_p else route.blocks
-        by_run = run_grads(x.contiguous(), grad_y, blocks)
-        if self._for_p:
-            self._grads_p[call] = with_experts(by_run, (linears.weights,), route)
+        x, weights = x.contiguous(), linears.weights
+        every = experts_of((weights,), route) if self._for_p else None
+        if every is not None and any(wanted) and is_summed_in_place(x, every, route):
+            sums, by_run = summed_in_place(x, grad_y, every, route)
+            self._grads_p[call] = by_run.to(route.weights.dtype)
+            return wanted_only(linears.by_layer(sums), wanted)
+        by_run = run_grads(x, grad_y, route.blocks if every is None else route.task_blocks)
+        if every is not None:
+            self._grads_p[call] = inner(by_run, every).to(route.weights.dtype)
         if not any(wanted):
             return grads
-        by_run = by_run.to(linears.weights.first.dtype)
+        by_run = by_run.to(weights.first.dtype)
         return wanted_only(linears.by_layer(of_segments(by_run, route)), wanted)
 
     def work_out(self, wanted: Sequence[bool]) -> tuple[Tensor | None, list[Any]]:
@@ -135,9 +147,13 @@ def used_parameters(route: LayerRoute, *kinds: Versions) -> list[Tensor]:
 
 def with_experts(grads: Tensor, kinds: Sequence[Versions], route: LayerRoute) -> Tensor:
     """Inner products ``[R, m]`` of gradients ``[R, ...]`` with all experts' parameters."""
+    return inner(grads, experts_of(kinds, route)).to(route.weights.dtype)
+
+
+def experts_of(kinds: Sequence[Versions], route: LayerRoute) -> Tensor:
+    """All experts' parameters ``[m, ...]``, of several kinds one beside the other ``[m, D]``."""
     every = [route.compared(kind.of(0), kind.block(route.call)) for kind in kinds]
-    experts = every[0] if len(every) == 1 else _beside([own.flatten(1) for own in every])
-    return inner(grads, experts).to(route.weights.dtype)
+    return every[0] if len(every) == 1 else _beside([own.flatten(1) for own in every])
 
 
 def wanted_only(grads: Sequence[Any], wanted: Sequence[bool]) -> list[Any]:

@@ -136,12 +136,61 @@ def inner(rows: Tensor, block: Tensor) -> Tensor:
         return torch.mm(rows.flatten(1), block.flatten(1).mT)
     fewer = block.shape[0] < rows.shape[0]
     few, many = (block, rows) if fewer else (rows, block)  # a CPU's faster order
-    length = size // pieces
-    found = torch.bmm(
-        few.as_strided((pieces, few.shape[0], length), (length, few.stride(0), 1)),
-        many.as_strided((pieces, length, many.shape[0]), (length, 1, many.stride(0))),
-    ).sum(0)  # [few, many]
+    found = torch.bmm(_cut(few, pieces), _cut(many, pieces).mT).sum(0)  # [few, many]
     return found.mT if fewer else found
+
+
+def is_summed_in_place(x: Tensor, weights: Tensor, route: LayerRoute) -> bool:
+    """Whether :func:`summed_in_place` takes less time, for ``weights [m, out, in]``.
+
+    It does where two threads share a product by rows of the result, which MKL does if these are
+    more than its columns: each then finds in its cache what it has just written.
+    """
+    out, width = weights.shape[1:]
+    return (
+        len(route.task_segments) > len(route.segments)
+        and out > width
+        and _pieces(out, out * width) > 1
+        and weights.device.type == "cpu"
+        and x.dtype == weights.dtype
+    )
+
+
+def summed_in_place(
+    x: Tensor, grad_y: Tensor, weights: Tensor, route: LayerRoute
+) -> tuple[Tensor, Tensor]:
+    """Weight gradients ``[segments, out, in]`` and inner products ``[runs, m]`` of each run's.
+
+    As :func:`run_grads`, :func:`inner` and :func:`of_segments` give them, but each run's is added
+    to those before it, and only the sums so far are compared with ``weights [m, out, in]``: what a
+    run adds to their inner products is its own.
+    """
+    width, (num_experts, *shape) = x.shape[-1], weights.shape
+    pieces = _pieces(shape[0], prod(shape))
+    every = _cut(weights, pieces).mT  # [pieces, length, m]
+    positions = x.numel() // x.shape[0] // width
+    sizes = [run.rows * positions for run in route.task_segments]
+    of_x = x.view(-1, width).split_with_sizes(sizes)
+    of_y = grad_y.view(-1, shape[0]).split_with_sizes(sizes)
+    sums = x.new_empty(len(route.segments), *shape)
+    so_far = x.new_empty(len(sizes), pieces, 1, num_experts)
+    found = so_far.unbind()
+    for total, runs in zip(sums.unbind(), route.runs_of_segments, strict=True):
+        cut = _cut(total[None], pieces)
+        for run in range(runs.start, runs.stop):
+            if run == runs.start:
+                torch.mm(of_y[run].mT, of_x[run], out=total)
+            else:
+                total.addmm_(of_y[run].mT, of_x[run])
+            torch.bmm(cut, every, out=found[run])
+    added = route.runs_from_sums.to(so_far.dtype)
+    return sums, torch.mm(added, so_far.sum((1, 2)))
+
+
+def _cut(rows: Tensor, pieces: int) -> Tensor:
+    """``rows [R, ...]``, each in one stretch of memory, as ``[pieces, R, length]``."""
+    length = prod(rows.shape[1:]) // pieces
+    return rows.as_strided((pieces, rows.shape[0], length), (length, rows.stride(0), 1))
 
 
 @lru_cache

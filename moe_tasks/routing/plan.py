@@ -133,6 +133,17 @@ class LayerRoute:
         return torch.tensor(rows).to(self.row_task.device)
 
     @cached_property
+    def runs_from_sums(self) -> Tensor:
+        """``[runs, runs]``: what each run adds to the sum over its segment's runs up to it."""
+        numbers = range(len(self.task_segments))
+        firsts = {runs.start for runs in self.runs_of_segments}
+        rows = [
+            [float(n == run) - float(n == run - 1 and run not in firsts) for n in numbers]
+            for run in numbers
+        ]
+        return torch.tensor(rows).to(self.row_task.device)
+
+    @cached_property
     def run_tasks(self) -> Tensor:
         """The task ``[runs]`` of each of ``task_segments``."""
         tasks = [segment.key for segment in self.task_segments]

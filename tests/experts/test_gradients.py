@@ -34,6 +34,7 @@ class GemmaNorm(nn.Module):
 
 LEAVES = {
     "linear": lambda: nn.Linear(D, 5),
+    "linear of many outputs": lambda: nn.Linear(D, 12_000),  # a product is added to the one before
     "linear without bias": lambda: nn.Linear(D, 5, bias=False),
     "layer norm": lambda: nn.LayerNorm(D),
     "rms norm": lambda: nn.RMSNorm(D),
@@ -93,6 +94,24 @@ def test_merge_st_equals_autograd_through_merging(leaf: str, order: str, grouped
             assert grads[name] is None  # an unused expert costs the optimizer nothing
         else:
             torch.testing.assert_close(grads[name], parameter.grad, rtol=1e-10, atol=1e-12)
+
+
+def test_many_tasks_of_one_expert_keep_the_precision_of_float32() -> None:
+    """Where each task's gradient is what it adds to those before it."""
+    tasks = 32
+    bank, slot = perturbed_bank("linear of many outputs")
+    x = inputs("linear of many outputs", list(range(tasks))).detach()
+    p = nn.functional.one_hot(torch.zeros(tasks, dtype=torch.long), M).double()
+    weight = torch.randn(tasks, 7, 12_000, dtype=torch.float64)
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        own = p.detach().to(dtype).requires_grad_()
+        slot.route = RoutePlan.build(own[None], list(range(tasks)), "select").layers[0]
+        (bank.to(dtype)(x.to(dtype)) * weight.to(dtype)).sum().backward()
+        found.append(own.grad)
+    exact, rounded = found
+    error = (rounded.double() - exact).norm() / exact.norm()
+    assert 0 < error < 1e-5
 
 
 @pytest.mark.parametrize("leaf", LEAVES)
