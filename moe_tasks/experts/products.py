@@ -143,8 +143,8 @@ def inner(rows: Tensor, block: Tensor) -> Tensor:
 def is_summed_in_place(x: Tensor, weights: Tensor, route: LayerRoute) -> bool:
     """Whether :func:`summed_in_place` takes less time, for ``weights [m, out, in]``.
 
-    It does where two threads share a product by rows of the result, which MKL does if these are
-    more than its columns: each then finds in its cache what it has just written.
+    So it was measured with MKL and two threads: for more outputs than inputs, not for fewer or as
+    many. Likely these products are shared by rows, and each thread finds its own in its cache.
     """
     out, width = weights.shape[1:]
     return (
